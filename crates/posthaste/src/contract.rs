@@ -1,0 +1,37 @@
+//! What a service and its neighbours agree on: the shape of an event.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A typed event; its JSON is the body on the wire.
+pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// CloudEvents `type`.
+    const TYPE: &'static str;
+
+    /// The queue or topic it is published to unless the caller names another.
+    const TOPIC: &'static str;
+
+    /// Messages of one key keep their order; `None` where order means nothing.
+    fn key(&self) -> Option<String> {
+        None
+    }
+
+    /// The producer's own id inside the body. It identifies a message that came without an
+    /// envelope, for example one typed into a broker's own UI.
+    fn dedup_key(&self) -> Option<String> {
+        None
+    }
+
+    /// Rules that the types do not say. A message that breaks one goes to the dead letters at once.
+    ///
+    /// # Errors
+    /// The broken rule, for the dead letter's cause.
+    fn validate(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Headers that travel beside the CloudEvents attributes.
+    fn headers(&self, _headers: &mut BTreeMap<String, String>) {}
+}

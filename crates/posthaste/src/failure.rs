@@ -1,0 +1,40 @@
+//! What a handler answers when it does not succeed.
+
+use std::error::Error;
+use std::time::Duration;
+
+/// `Ok(())`: the effect, its inbox mark and the messages it published commit together.
+pub type Handled = Result<(), Failure>;
+
+/// Decides what happens to the message next. Any `?` in a handler is a [`Failure::Retry`].
+#[derive(Debug)]
+pub enum Failure {
+    /// Again after the retry policy's delay; a dead letter when the attempts are used up.
+    Retry(Box<dyn Error + Send + Sync>),
+    /// Never again: to the dead letters at once, with this reason.
+    Reject(String),
+    /// Again after this time, without using up an attempt.
+    Later(Duration),
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Retry(Box::new(error))
+    }
+}
+
+/// The error and its causes, outermost first, as one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Wrappers that print their source would say everything twice.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,256 @@
+//! Handlers and their subscriptions.
+
+use std::any::Any;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::DatabaseTransaction;
+
+use crate::contract::Event;
+use crate::failure::{Failure, Handled};
+use crate::message::{Message, MessageId};
+use crate::retry::RetryPolicy;
+use crate::store::Tx;
+
+/// Handles one event at a time.
+///
+/// Everything written through `cx` commits together with the message's inbox mark, or not at all.
+/// The call may be repeated after a failure; its committed effect is not.
+pub trait Handle<E: Event>: Send + Sync + 'static {
+    /// The effect of `event`.
+    fn handle(&self, event: E, cx: &mut Cx<'_>) -> impl Future<Output = Handled> + Send;
+}
+
+/// Handles a whole batch in one call, for effects that one statement can write.
+///
+/// If it fails the batch is halved until the message at fault stands alone.
+pub trait HandleBatch<E: Event>: Send + Sync + 'static {
+    /// The effect of `events`, in the order they came; no message id occurs twice.
+    fn handle_batch(&self, events: Vec<Received<E>>, cx: &mut Cx<'_>) -> impl Future<Output = Handled> + Send;
+}
+
+/// An event and the message that brought it.
+pub struct Received<E> {
+    /// The decoded body.
+    pub event: E,
+    /// Its envelope.
+    pub message: Arc<Message>,
+}
+
+/// What a handler works with: the open transaction and the message in hand.
+pub struct Cx<'a> {
+    tx: &'a mut Tx,
+    message: Arc<Message>,
+    subscription: &'a str,
+    attempt: u32,
+    published: &'a mut Vec<(Message, Option<DateTime<Utc>>)>,
+    count: u32,
+}
+
+impl<'a> Cx<'a> {
+    pub(crate) fn new(
+        tx: &'a mut Tx,
+        message: Arc<Message>,
+        subscription: &'a str,
+        attempt: u32,
+        published: &'a mut Vec<(Message, Option<DateTime<Utc>>)>,
+    ) -> Self {
+        Self { tx, message, subscription, attempt, published, count: 0 }
+    }
+
+    /// The SeaORM transaction that the handler's rows belong in.
+    pub fn db(&self) -> &DatabaseTransaction {
+        self.tx.db()
+    }
+
+    /// The same transaction with posthaste's own helpers.
+    pub fn tx(&mut self) -> &mut Tx {
+        self.tx
+    }
+
+    /// The message being handled; in a batch the first one.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// Which attempt this is, counted from 1; attempts that ended in a crash count.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Publishes `event` if and only if this transaction commits. Its id derives from the message in
+    /// hand, so that a repeat publishes under the same id.
+    ///
+    /// # Errors
+    /// When the event cannot be written as JSON.
+    pub fn publish<E: Event>(&mut self, event: &E) -> Result<MessageId, Failure> {
+        self.send(Message::of(event)?, None)
+    }
+
+    /// As [`Cx::publish`], handed to the transport at `due` instead of at once.
+    ///
+    /// # Errors
+    /// When the event cannot be written as JSON.
+    pub fn publish_at<E: Event>(&mut self, event: &E, due: DateTime<Utc>) -> Result<MessageId, Failure> {
+        self.send(Message::of(event)?, Some(due))
+    }
+
+    /// As [`Cx::publish`] for a message made by hand, for example with another topic.
+    ///
+    /// # Errors
+    /// None today; the signature leaves room for limits.
+    pub fn send(&mut self, mut message: Message, due: Option<DateTime<Utc>>) -> Result<MessageId, Failure> {
+        message.id = self.message.id.derive(self.subscription, self.count);
+        self.count += 1;
+        message.causation_id = Some(self.message.id.to_string());
+        message.correlation_id = message.correlation_id.or_else(|| self.message.correlation_id.clone());
+        let id = message.id;
+        self.published.push((message, due));
+        Ok(id)
+    }
+}
+
+/// A handler on a queue, with the rules for its messages.
+#[derive(Clone)]
+pub struct Subscription {
+    /// Unique name within the service; part of the inbox key, so it must not change.
+    pub name: String,
+    /// The queue or topic it reads.
+    pub queue: String,
+    /// Keep the order per key through retries: a failed message holds back its own key.
+    pub ordered: bool,
+    /// What follows a failed attempt.
+    pub retry: RetryPolicy,
+    /// Most messages in one transaction.
+    pub batch: usize,
+    /// Transactions at a time (SQLite, which has one writer, always takes 1).
+    pub concurrency: usize,
+    /// How long one handler call may take before it counts as failed.
+    pub deadline: Duration,
+    /// A copy of each dead letter goes to this queue too.
+    pub dead_letter_queue: Option<String>,
+    pub(crate) handler: Arc<dyn Handler>,
+}
+
+impl Subscription {
+    /// `handler` on `queue`, one event a call, with the defaults: unordered, batches of 500.
+    pub fn new<E: Event, H: Handle<E>>(name: &str, queue: &str, handler: H) -> Self {
+        Self::with(name, queue, Arc::new(Single { handler, event: PhantomData::<fn() -> E> }))
+    }
+
+    /// `handler` on `queue`, a whole batch a call.
+    pub fn batch<E: Event, H: HandleBatch<E>>(name: &str, queue: &str, handler: H) -> Self {
+        Self::with(name, queue, Arc::new(Batched { handler, event: PhantomData::<fn() -> E> }))
+    }
+
+    fn with(name: &str, queue: &str, handler: Arc<dyn Handler>) -> Self {
+        Self {
+            name: name.to_owned(),
+            queue: queue.to_owned(),
+            ordered: false,
+            retry: RetryPolicy::default(),
+            batch: 500,
+            concurrency: 2,
+            deadline: Duration::from_secs(30),
+            dead_letter_queue: None,
+            handler,
+        }
+    }
+}
+
+/// A decoded event of a type that only its handler knows.
+pub(crate) type Decoded = Box<dyn Any + Send>;
+pub(crate) type HandlerFuture<'a> = Pin<Box<dyn Future<Output = Handled> + Send + 'a>>;
+
+/// The erased handler: subscriptions of different event types stand in one list.
+pub(crate) trait Handler: Send + Sync {
+    /// The event in `message`, or why it can never be handled.
+    fn decode(&self, message: &Message) -> Result<Decoded, String>;
+
+    /// The id inside a body that came without an envelope.
+    fn dedup_key(&self, body: &[u8]) -> Option<String>;
+
+    /// Whether a call takes all messages at once.
+    fn takes_batches(&self) -> bool;
+
+    /// Runs the handler: on the one message, or on all of them.
+    fn handle<'a>(&'a self, items: Vec<(Arc<Message>, Decoded)>, cx: &'a mut Cx<'_>) -> HandlerFuture<'a>;
+}
+
+fn decode<E: Event>(message: &Message) -> Result<Decoded, String> {
+    let event: E = serde_json::from_slice(&message.body).map_err(|error| format!("the body breaks the contract: {error}"))?;
+    event.validate().map_err(|rule| format!("the body breaks the contract: {rule}"))?;
+    Ok(Box::new(event))
+}
+
+fn dedup_key<E: Event>(body: &[u8]) -> Option<String> {
+    serde_json::from_slice::<E>(body).ok()?.dedup_key()
+}
+
+fn downcast<E: Event>(decoded: Decoded) -> Result<E, Failure> {
+    match decoded.downcast::<E>() {
+        Ok(event) => Ok(*event),
+        Err(_other_type) => Err(Failure::Reject("decoded by another handler".to_owned())),
+    }
+}
+
+struct Single<E, H> {
+    handler: H,
+    event: PhantomData<fn() -> E>,
+}
+
+impl<E: Event, H: Handle<E>> Handler for Single<E, H> {
+    fn decode(&self, message: &Message) -> Result<Decoded, String> {
+        decode::<E>(message)
+    }
+
+    fn dedup_key(&self, body: &[u8]) -> Option<String> {
+        dedup_key::<E>(body)
+    }
+
+    fn takes_batches(&self) -> bool {
+        false
+    }
+
+    fn handle<'a>(&'a self, items: Vec<(Arc<Message>, Decoded)>, cx: &'a mut Cx<'_>) -> HandlerFuture<'a> {
+        Box::pin(async move {
+            for (_message, decoded) in items {
+                self.handler.handle(downcast(decoded)?, cx).await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+struct Batched<E, H> {
+    handler: H,
+    event: PhantomData<fn() -> E>,
+}
+
+impl<E: Event, H: HandleBatch<E>> Handler for Batched<E, H> {
+    fn decode(&self, message: &Message) -> Result<Decoded, String> {
+        decode::<E>(message)
+    }
+
+    fn dedup_key(&self, body: &[u8]) -> Option<String> {
+        dedup_key::<E>(body)
+    }
+
+    fn takes_batches(&self) -> bool {
+        true
+    }
+
+    fn handle<'a>(&'a self, items: Vec<(Arc<Message>, Decoded)>, cx: &'a mut Cx<'_>) -> HandlerFuture<'a> {
+        Box::pin(async move {
+            let mut events = Vec::with_capacity(items.len());
+            for (message, decoded) in items {
+                events.push(Received { event: downcast(decoded)?, message });
+            }
+            self.handler.handle_batch(events, cx).await
+        })
+    }
+}

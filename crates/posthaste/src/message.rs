@@ -1,0 +1,198 @@
+//! A message: a plain JSON body and its CloudEvents 1.0 attributes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::contract::Event;
+use crate::correlation;
+use crate::telemetry;
+
+/// Identity of a message; duplicates are recognised by (subscription, message id).
+///
+/// Ids that posthaste makes are UUIDv7. Foreign ids that are no UUID map to a UUIDv5, so that any
+/// producer's own id still recognises its duplicates, however long it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MessageId(pub Uuid);
+
+const FOREIGN: Uuid = Uuid::from_u128(0x6f0f_9d4e_3c56_4a1b_9d0e_70a5_7e6a_57e1);
+
+impl MessageId {
+    /// A fresh UUIDv7.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The id for what a foreign producer calls `id`: parsed if it is a UUID, else a UUIDv5 of it.
+    pub fn from_foreign(id: &str) -> Self {
+        match Uuid::from_str(id.trim()) {
+            Ok(uuid) => Self(uuid),
+            Err(_not_a_uuid) => Self(Uuid::new_v5(&FOREIGN, id.as_bytes())),
+        }
+    }
+
+    /// The id of a message that came without any: a UUIDv5 of its bytes.
+    pub fn of_body(body: &[u8]) -> Self {
+        Self(Uuid::new_v5(&FOREIGN, body))
+    }
+
+    /// The id of the `n`th message that `subscription` publishes while it handles this one.
+    ///
+    /// The same on every redelivery. It keeps this id's leading 48 bits (the time of a UUIDv7), so
+    /// that inserts stay local in an index.
+    pub fn derive(self, subscription: &str, n: u32) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(self.0.as_bytes());
+        hash.update(n.to_be_bytes());
+        hash.update(subscription.as_bytes());
+        let digest = hash.finalize();
+        let mut bytes = [0u8; 16];
+        bytes[..6].copy_from_slice(&self.0.as_bytes()[..6]);
+        bytes[6..].copy_from_slice(&digest[..10]);
+        bytes[6] = (bytes[6] & 0x0f) | 0x70;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+impl Default for MessageId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The current time in the precision that every store keeps: microseconds.
+pub fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
+}
+
+/// A message on its way: body, CloudEvents attributes, further headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// CloudEvents `id`.
+    pub id: MessageId,
+    /// CloudEvents `source`: the service that made it.
+    pub source: String,
+    /// CloudEvents `type`.
+    pub event_type: String,
+    /// The queue or topic it is published to.
+    pub topic: String,
+    /// `partitionkey`: messages of one key keep their order.
+    pub key: Option<String>,
+    /// CloudEvents `subject`.
+    pub subject: Option<String>,
+    /// CloudEvents `time`: when it was made.
+    pub time: DateTime<Utc>,
+    /// `datacontenttype`.
+    pub content_type: String,
+    /// `correlationid`: the same through a whole chain of requests and messages.
+    pub correlation_id: Option<String>,
+    /// `causationid`: the message whose handling published this one.
+    pub causation_id: Option<String>,
+    /// W3C trace context of the publisher.
+    pub traceparent: Option<String>,
+    /// `expirytime`: handled no more from then on; it goes to the dead letters instead.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Headers beside the CloudEvents attributes.
+    pub headers: BTreeMap<String, String>,
+    /// The body as it is on the wire.
+    pub body: Vec<u8>,
+}
+
+impl Message {
+    /// The message for `event`: fresh id, the event's topic, type, key and headers, the correlation
+    /// id and trace of the running task.
+    ///
+    /// # Errors
+    /// When `event` cannot be written as JSON.
+    pub fn of<E: Event>(event: &E) -> Result<Self, serde_json::Error> {
+        let mut headers = BTreeMap::new();
+        event.headers(&mut headers);
+        Ok(Self {
+            id: MessageId::new(),
+            source: String::new(),
+            event_type: E::TYPE.to_owned(),
+            topic: E::TOPIC.to_owned(),
+            key: event.key(),
+            subject: None,
+            time: now(),
+            content_type: "application/json".to_owned(),
+            correlation_id: correlation::current(),
+            causation_id: None,
+            traceparent: telemetry::current_traceparent(),
+            expires_at: None,
+            headers,
+            body: serde_json::to_vec(event)?,
+        })
+    }
+
+    /// What decides the partition: the key, or the id where there is none (no order asked for).
+    pub fn partition(&self, partitions: u16) -> u16 {
+        let hash = match &self.key {
+            Some(key) => fnv1a(key.as_bytes()),
+            None => fnv1a(self.id.0.as_bytes()),
+        };
+        // The remainder is smaller than a u16.
+        (hash % u64::from(partitions)) as u16
+    }
+
+    /// Whether `expires_at` has passed at `now`.
+    pub fn expired(&self, now: DateTime<Utc>) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
+/// FNV-1a: stable between versions and machines, unlike the standard library's hasher.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    let mut hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    // The low bits of FNV are weak and only they reach a remainder of 16.
+    hash ^= hash >> 32;
+    hash ^ (hash >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn derived_ids_are_stable_distinct_and_version_7() {
+        let id = MessageId::new();
+        assert_eq!(id.derive("s", 0), id.derive("s", 0));
+        assert_ne!(id.derive("s", 0), id.derive("s", 1));
+        assert_ne!(id.derive("s", 0), id.derive("t", 0));
+        assert_eq!(id.derive("s", 0).0.get_version_num(), 7);
+    }
+
+    #[test]
+    fn foreign_ids_of_any_length_map_to_one_id_each() {
+        let uuid = Uuid::now_v7();
+        assert_eq!(MessageId::from_foreign(&uuid.to_string()).0, uuid);
+        let long = "x".repeat(10_000);
+        assert_eq!(MessageId::from_foreign(&long), MessageId::from_foreign(&long));
+        assert_ne!(MessageId::from_foreign(&long), MessageId::from_foreign("x"));
+    }
+
+    #[test]
+    fn keys_spread_over_partitions() {
+        let mut seen = [0u32; 16];
+        for n in 0..1600 {
+            let hash = fnv1a(format!("customer-{n}").as_bytes());
+            seen[(hash % 16) as usize] += 1;
+        }
+        assert!(seen.iter().all(|&n| (50..200).contains(&n)), "{seen:?}");
+    }
+}

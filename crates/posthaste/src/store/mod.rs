@@ -1,0 +1,396 @@
+//! A database chosen by URL: connect, begin, run statements.
+//!
+//! Statements are written once with `$1…` and the tokens that [`Dialect::sql`] knows; what differs
+//! between databases is in `postgres.rs` and `sqlite.rs` and nowhere else.
+
+mod insert;
+mod migrate;
+mod postgres;
+mod row;
+mod sqlite;
+mod watch;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, Statement, TransactionTrait, Value,
+};
+use uuid::Uuid;
+
+pub use insert::{Column, Insert, OnConflict};
+pub use migrate::{MigrateError, Migration, MigrationState};
+pub use row::Row;
+pub use watch::Signals;
+
+use crate::telemetry::metric;
+
+/// No statement may take longer; the server is told the same where it can be.
+const STATEMENT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a store can refuse.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away or has no room: nothing is known to be wrong with the statement.
+    #[error("the database is not available")]
+    Unavailable(#[source] DbErr),
+    /// The statement or the wait for a connection took longer than allowed.
+    #[error("the database did not answer within {0:?}")]
+    Deadline(Duration),
+    /// A deadlock, serialization failure or lock time-out: the whole transaction may be tried again.
+    #[error("the transaction collided with another one")]
+    Collision(#[source] DbErr),
+    /// A unique constraint was violated.
+    #[error("a row with this key exists")]
+    Duplicate(#[source] DbErr),
+    /// Anything else; the statement itself is at fault.
+    #[error("the statement failed")]
+    Statement(#[source] DbErr),
+    /// The URL names no supported database.
+    #[error("{0}")]
+    Url(String),
+    /// The task that ran a transaction step ended without an answer (the runtime is stopping).
+    #[error("the transaction's task was stopped")]
+    Stopped,
+}
+
+impl StoreError {
+    /// Whether the database, not the statement or its data, is the cause.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Deadline(_) | Self::Stopped)
+    }
+}
+
+impl From<DbErr> for StoreError {
+    fn from(error: DbErr) -> Self {
+        match postgres::classify(&error).or_else(|| sqlite::classify(&error)) {
+            Some(Class::Unavailable) => Self::Unavailable(error),
+            Some(Class::Collision) => Self::Collision(error),
+            Some(Class::Duplicate) => Self::Duplicate(error),
+            None => Self::Statement(error),
+        }
+    }
+}
+
+enum Class {
+    Unavailable,
+    Collision,
+    Duplicate,
+}
+
+/// Which SQL a store speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// PostgreSQL 13 or later.
+    Postgres,
+    /// SQLite 3.35 or later.
+    Sqlite,
+}
+
+impl Dialect {
+    /// Portable text to this database's: `{now}` is the database's clock, `{after:$3}` the clock plus
+    /// `$3` microseconds (negative: before), `{skip_locked}` the suffix of a claiming SELECT, `{json:$2}` a JSON value
+    /// bound as text.
+    pub fn sql(self, text: &str) -> String {
+        match self {
+            Self::Postgres => postgres::sql(text),
+            Self::Sqlite => sqlite::sql(text),
+        }
+    }
+
+    /// A UUID to bind: native on PostgreSQL, readable text elsewhere.
+    pub fn uuid(self, id: Uuid) -> Value {
+        self.uuid_or_null(Some(id))
+    }
+
+    /// A UUID or NULL to bind.
+    pub fn uuid_or_null(self, id: Option<Uuid>) -> Value {
+        match self {
+            Self::Postgres => Value::Uuid(id),
+            Self::Sqlite => Value::String(id.map(|id| id.to_string())),
+        }
+    }
+
+    /// A time to bind.
+    pub fn time(self, at: DateTime<Utc>) -> Value {
+        self.time_or_null(Some(at))
+    }
+
+    /// A time or NULL to bind.
+    pub fn time_or_null(self, at: Option<DateTime<Utc>>) -> Value {
+        match self {
+            Self::Postgres => Value::ChronoDateTimeUtc(at),
+            Self::Sqlite => Value::String(at.map(sqlite::time_text)),
+        }
+    }
+}
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreOptions {
+    /// Most connections for PostgreSQL and most readers for SQLite, which has one writer always.
+    pub connections: u32,
+    /// How long to wait for a free connection.
+    pub acquire: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { connections: 10, acquire: Duration::from_secs(5) }
+    }
+}
+
+/// A database. Cheap to clone; opening it does not connect, so that a process starts in any order.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    writer: DatabaseConnection,
+    reader: DatabaseConnection,
+    pools: Pools,
+    dialect: Dialect,
+    display: String,
+    options: StoreOptions,
+    signals: Signals,
+}
+
+/// The pools below SeaORM, for what it does not pass on: sizes, LISTEN, PRAGMA.
+enum Pools {
+    Postgres(sqlx::PgPool),
+    Sqlite { writer: sqlx::SqlitePool, reader: sqlx::SqlitePool },
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.0.display).finish()
+    }
+}
+
+impl Store {
+    /// Opens the database behind `url` (`sqlite:path`, `postgres://…`) without connecting yet.
+    /// A SQLite file and its folder are created.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`] when the URL is not understood or a SQLite folder cannot be made.
+    pub fn open(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
+        let (pools, writer, reader, dialect) = match url.split(':').next() {
+            Some("postgres" | "postgresql") => postgres::open(url, options)?,
+            Some("sqlite") => sqlite::open(url, options)?,
+            _ => {
+                return Err(StoreError::Url(format!(
+                    "{} is no database URL; write sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME",
+                    mask(url)
+                )));
+            }
+        };
+        let signals = Signals::default();
+        Ok(Self(Arc::new(Inner { writer, reader, pools, dialect, display: mask(url), options, signals })))
+    }
+
+    /// Which SQL it speaks.
+    pub fn dialect(&self) -> Dialect {
+        self.0.dialect
+    }
+
+    /// The URL without its password, for banners and logs.
+    pub fn display(&self) -> &str {
+        &self.0.display
+    }
+
+    /// The wake-ups of this store's loops; commits of this process ring them.
+    pub fn signals(&self) -> &Signals {
+        &self.0.signals
+    }
+
+    /// Begins a transaction that may write (SQLite: `BEGIN IMMEDIATE`).
+    ///
+    /// The begin itself runs in a task of its own: a caller that goes away in the middle would
+    /// otherwise leave an open transaction in the pool (sqlx #4385).
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Deadline`] while the database is away.
+    pub async fn begin(&self) -> Result<Tx, StoreError> {
+        let inner = self.0.clone();
+        let started = Instant::now();
+        let begun = tokio::spawn(async move {
+            inner.writer.begin_with_options(inner.dialect.transaction_options()).await
+        });
+        let tx = match begun.await {
+            Ok(result) => result.inspect_err(|_| metrics::counter!(metric::POOL_TIMEOUTS).increment(1))?,
+            Err(_stopped) => return Err(StoreError::Stopped),
+        };
+        metrics::histogram!(metric::POOL_WAIT).record(started.elapsed());
+        Ok(Tx { tx, store: self.clone(), wake: false })
+    }
+
+    /// Rows of a statement that only reads, outside any transaction.
+    ///
+    /// # Errors
+    /// As the statement fails.
+    pub async fn query(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        query_on(&self.0.reader, self.0.dialect, sql, values).await
+    }
+
+    /// Executes one statement in a transaction of its own; answers the number of rows it changed.
+    ///
+    /// # Errors
+    /// As the statement fails.
+    pub async fn execute(&self, sql: &str, values: Vec<Value>) -> Result<u64, StoreError> {
+        let tx = self.begin().await?;
+        let changed = tx.execute(sql, values).await?;
+        tx.commit().await?;
+        Ok(changed)
+    }
+
+    /// Asks the database for an answer within `limit`.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub async fn ping(&self, limit: Duration) -> Result<(), StoreError> {
+        match tokio::time::timeout(limit, self.query("SELECT 1", vec![])).await {
+            Ok(answer) => answer.map(drop),
+            Err(_elapsed) => Err(StoreError::Deadline(limit)),
+        }
+    }
+
+    /// Writes the pool's state into the gauges.
+    pub fn record_pool(&self) {
+        let (size, idle) = match &self.0.pools {
+            Pools::Postgres(pool) => (pool.size(), pool.num_idle()),
+            Pools::Sqlite { writer, reader } => {
+                (writer.size() + reader.size(), writer.num_idle() + reader.num_idle())
+            }
+        };
+        let used = f64::from(size) - idle as f64;
+        let name = self.display().to_owned();
+        metrics::gauge!(metric::POOL_COUNT, "db_client_connection_state" => "idle", "db_client_connection_pool_name" => name.clone())
+            .set(idle as f64);
+        metrics::gauge!(metric::POOL_COUNT, "db_client_connection_state" => "used", "db_client_connection_pool_name" => name.clone())
+            .set(used.max(0.0));
+        metrics::gauge!(metric::POOL_MAX, "db_client_connection_pool_name" => name).set(f64::from(self.0.options.connections));
+    }
+
+    /// Closes all connections.
+    pub async fn close(&self) {
+        match &self.0.pools {
+            Pools::Postgres(pool) => pool.close().await,
+            Pools::Sqlite { writer, reader } => {
+                reader.close().await;
+                writer.close().await;
+            }
+        }
+    }
+}
+
+/// A transaction: a handler's rows, its inbox mark and its messages commit together in it.
+///
+/// Dropped without [`Tx::commit`] it rolls back.
+pub struct Tx {
+    tx: DatabaseTransaction,
+    store: Store,
+    wake: bool,
+}
+
+impl Tx {
+    /// The SeaORM transaction, for entities and statements of the caller's own.
+    pub fn db(&self) -> &DatabaseTransaction {
+        &self.tx
+    }
+
+    /// Which SQL it speaks.
+    pub fn dialect(&self) -> Dialect {
+        self.store.0.dialect
+    }
+
+    /// The store it belongs to.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Rows of a statement.
+    ///
+    /// # Errors
+    /// As the statement fails.
+    pub async fn query(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        query_on(&self.tx, self.dialect(), sql, values).await
+    }
+
+    /// Executes a statement; answers the number of rows it changed.
+    ///
+    /// # Errors
+    /// As the statement fails.
+    pub async fn execute(&self, sql: &str, values: Vec<Value>) -> Result<u64, StoreError> {
+        let statement = statement(self.dialect(), sql, values);
+        let result: ExecResult = timed("execute", self.tx.execute_raw(statement)).await?;
+        Ok(result.rows_affected())
+    }
+
+    /// Rings the store's loops after the commit, because rows for them were written.
+    pub(crate) fn wake_after_commit(&mut self) {
+        self.wake = true;
+    }
+
+    /// Commits. The commit runs in a task of its own, so that a caller that goes away cannot leave
+    /// its outcome open on a pooled connection.
+    ///
+    /// # Errors
+    /// On an error the outcome may be unknown: only a repeat with the same ids is safe.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        let Self { tx, store, wake } = self;
+        let committed = tokio::spawn(timed("commit", async move { tx.commit().await }));
+        match committed.await {
+            Ok(result) => result?,
+            Err(_stopped) => return Err(StoreError::Stopped),
+        }
+        if wake {
+            store.0.signals.ring(&store);
+        }
+        Ok(())
+    }
+
+    /// Rolls back now instead of at the drop.
+    ///
+    /// # Errors
+    /// When the connection is gone; the rollback has then happened by itself.
+    pub async fn rollback(self) -> Result<(), StoreError> {
+        timed("rollback", self.tx.rollback()).await
+    }
+}
+
+async fn query_on<C: ConnectionTrait>(
+    connection: &C,
+    dialect: Dialect,
+    sql: &str,
+    values: Vec<Value>,
+) -> Result<Vec<Row>, StoreError> {
+    let rows = timed("query", connection.query_all_raw(statement(dialect, sql, values))).await?;
+    Ok(rows.into_iter().map(|row| Row::new(row, dialect)).collect())
+}
+
+fn statement(dialect: Dialect, sql: &str, values: Vec<Value>) -> Statement {
+    Statement::from_sql_and_values(dialect.backend(), dialect.sql(sql), values)
+}
+
+async fn timed<T>(operation: &'static str, work: impl Future<Output = Result<T, DbErr>>) -> Result<T, StoreError> {
+    let started = Instant::now();
+    let result = tokio::time::timeout(STATEMENT_DEADLINE, work).await;
+    metrics::histogram!(metric::DB_OPERATION, "db_operation_name" => operation).record(started.elapsed());
+    match result {
+        Ok(result) => Ok(result?),
+        Err(_elapsed) => Err(StoreError::Deadline(STATEMENT_DEADLINE)),
+    }
+}
+
+/// `url` with its password replaced.
+pub fn mask(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut parsed) if parsed.password().is_some() => match parsed.set_password(Some("***")) {
+            Ok(()) => parsed.to_string(),
+            Err(()) => "***".to_owned(),
+        },
+        _ => url.to_owned(),
+    }
+}
