@@ -1,1 +1,9 @@
+//! What posthaste's own tests and its users' tests share: real servers, fresh databases, waiting.
+//!
+//! A development dependency only. A server that is missing is an error that says what to install, never a skip.
 
+pub mod servers;
+mod wait;
+
+pub use servers::test_database::TestDatabase;
+pub use wait::wait_until;

@@ -1,0 +1,120 @@
+//! PostgreSQL's programs: where they are, and how they come to be there.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::places;
+
+const NEEDED: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
+
+/// Debian's package, which keeps its programs out of PATH.
+const PACKAGED: &str = "/usr/lib/postgresql";
+
+const ADVICE: &str = "PostgreSQL is not installed and could not be installed from here. Install it (Debian, Ubuntu: \
+    `apt-get install postgresql`), put its `initdb`, `pg_ctl` and `postgres` into PATH, or set POSTGRES_URL to a \
+    server whose user may create databases.";
+
+/// The directory of PostgreSQL's programs; installs the system's package when there is none and we may.
+pub(super) fn programs() -> Result<PathBuf> {
+    if let Some(found) = installed() {
+        return Ok(found);
+    }
+    install().context(ADVICE)?;
+    installed().context(ADVICE)
+}
+
+fn installed() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    newest_packaged(Path::new(PACKAGED)).or_else(|| std::env::split_paths(&path).find(|dir| is_complete(dir)))
+}
+
+fn is_complete(directory: &Path) -> bool {
+    NEEDED.iter().all(|program| directory.join(program).is_file())
+}
+
+fn newest_packaged(packaged: &Path) -> Option<PathBuf> {
+    let versions = fs::read_dir(packaged).ok()?;
+    let complete = versions.flatten().filter_map(|entry| {
+        let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let programs = entry.path().join("bin");
+        is_complete(&programs).then_some((version, programs))
+    });
+    complete.max().map(|(_version, programs)| programs)
+}
+
+/// Installs the package without the server that it would create and start on port 5432.
+fn install() -> Result<()> {
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!("there is no apt-get here");
+    }
+    eprintln!("PostgreSQL is missing: installing it with apt-get");
+    as_root(["apt-get", "update", "-q"])?;
+    // The settings file comes with the common package, the server is created by the other one.
+    as_root([
+        "apt-get",
+        "install",
+        "-q",
+        "-y",
+        "--no-install-recommends",
+        "postgresql-common",
+    ])?;
+    let no_server = "sed -i 's/^[# ]*create_main_cluster.*/create_main_cluster = false/' \
+        /etc/postgresql-common/createcluster.conf && \
+        grep -q '^create_main_cluster = false' /etc/postgresql-common/createcluster.conf";
+    as_root(["sh", "-c", no_server])?;
+    as_root([
+        "apt-get",
+        "install",
+        "-q",
+        "-y",
+        "--no-install-recommends",
+        "postgresql",
+    ])
+}
+
+/// Runs `command` as root: directly when we are, else through a sudo that asks for no password.
+fn as_root<const N: usize>(command: [&str; N]) -> Result<()> {
+    let prefix: &[&str] = match places::server_account()? {
+        Some(_) => &[],
+        None => &["sudo", "-n"],
+    };
+    let mut words = prefix
+        .iter()
+        .copied()
+        .chain(["env", "DEBIAN_FRONTEND=noninteractive"])
+        .chain(command);
+    let program = words.next().unwrap_or_default();
+    let status = Command::new(program)
+        .args(words.map(OsStr::new))
+        .stdin(Stdio::null())
+        .status();
+    let status = status.with_context(|| format!("cannot run {program}"))?;
+    if !status.success() {
+        bail!("`{}` ended with {status}", command.join(" "));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{NEEDED, newest_packaged};
+
+    #[test]
+    fn the_newest_complete_version_is_taken() {
+        let packaged = tempfile::tempdir().unwrap();
+        for (version, programs) in [("9", &NEEDED[..]), ("15", &NEEDED[..]), ("17", &NEEDED[..1])] {
+            let directory = packaged.path().join(version).join("bin");
+            fs::create_dir_all(&directory).unwrap();
+            for program in programs {
+                fs::write(directory.join(program), "").unwrap();
+            }
+        }
+        assert_eq!(newest_packaged(packaged.path()), Some(packaged.path().join("15/bin")));
+    }
+}

@@ -1,0 +1,116 @@
+//! The servers themselves: started, shared, broken and started again.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use posthaste_testkit::servers::{self, PostgresUrl, PrivatePostgres};
+use posthaste_testkit::{TestDatabase, wait_until};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection, Executor, Row};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn connect(url: &str) -> Result<PgConnection> {
+    let options = PgConnectOptions::from_str(url)?;
+    Ok(tokio::time::timeout(LIMIT, options.connect()).await??)
+}
+
+async fn count(url: &str, sql: &'static str) -> Result<i64> {
+    let mut connection = connect(url).await?;
+    let answer = connection.fetch_one(sql).await?.try_get(0)?;
+    connection.close().await?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn two_databases_share_a_server_and_nothing_else() {
+    let (one, other) = tokio::join!(TestDatabase::postgres(), TestDatabase::postgres());
+    let (one, other) = (one.unwrap(), other.unwrap());
+    connect(one.url())
+        .await
+        .unwrap()
+        .execute("CREATE TABLE t (id int)")
+        .await
+        .unwrap();
+    let tables = "SELECT count(*) FROM pg_tables WHERE tablename = 't'";
+    assert_eq!(count(one.url(), tables).await.unwrap(), 1);
+    assert_eq!(count(other.url(), tables).await.unwrap(), 0);
+    one.finish().await.unwrap();
+    other.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_database_is_gone_even_under_a_connection() {
+    let database = TestDatabase::postgres().await.unwrap();
+    let url = database.url().to_owned();
+    let _still_connected = connect(&url).await.unwrap();
+    drop(database);
+    assert!(connect(&url).await.is_err());
+}
+
+#[tokio::test]
+async fn the_server_keeps_its_promises() {
+    let url = servers::postgres().unwrap();
+    let mut connection = connect(url.as_str()).await.unwrap();
+    for (setting, expected) in [
+        ("fsync", "on"),
+        ("synchronous_commit", "on"),
+        ("full_page_writes", "on"),
+    ] {
+        let row = connection
+            .fetch_one(sqlx::query("SELECT current_setting($1)").bind(setting))
+            .await
+            .unwrap();
+        assert_eq!(row.get::<String, _>(0), expected, "{setting}");
+    }
+}
+
+#[tokio::test]
+async fn a_sqlite_database_is_a_file_that_goes_with_it() {
+    let database = TestDatabase::sqlite().unwrap();
+    let path = database.url().strip_prefix("sqlite:").unwrap().to_owned();
+    std::fs::write(&path, "").unwrap();
+    drop(database);
+    assert!(!std::path::Path::new(&path).exists());
+}
+
+#[tokio::test]
+async fn a_private_server_survives_every_kind_of_stop_under_the_same_url() {
+    let server = PrivatePostgres::launch(25_600).await.unwrap();
+    let other = PrivatePostgres::launch(25_600).await.unwrap();
+    assert_ne!(server.port(), other.port());
+    let database = TestDatabase::on(PostgresUrl::parse(server.url()).unwrap())
+        .await
+        .unwrap();
+    connect(database.url())
+        .await
+        .unwrap()
+        .execute("CREATE TABLE t (id int)")
+        .await
+        .unwrap();
+
+    for (n, stop) in ["fast", "immediate", "kill"].into_iter().enumerate() {
+        connect(database.url())
+            .await
+            .unwrap()
+            .execute("INSERT INTO t VALUES (1)")
+            .await
+            .unwrap();
+        match stop {
+            "fast" => server.stop().await.unwrap(),
+            "immediate" => server.stop_immediate().await.unwrap(),
+            _ => server.kill9().await.unwrap(),
+        }
+        assert!(connect(server.url()).await.is_err(), "{stop}");
+        assert!(connect(other.url()).await.is_ok(), "{stop} hit another server");
+        server.start().await.unwrap();
+        let rows = count(database.url(), "SELECT count(*) FROM t").await.unwrap();
+        assert_eq!(rows, i64::try_from(n).unwrap() + 1, "{stop}");
+    }
+    server.restart().await.unwrap();
+    let url = database.url().to_owned();
+    let up = || async { connect(&url).await.ok() };
+    wait_until("the restarted server", LIMIT, up).await.unwrap();
+    database.finish().await.unwrap();
+}
