@@ -59,7 +59,14 @@ impl<'a> Cx<'a> {
         attempt: u32,
         published: &'a mut Vec<(Message, Option<DateTime<Utc>>)>,
     ) -> Self {
-        Self { tx, message, subscription, attempt, published, count: 0 }
+        Self {
+            tx,
+            message,
+            subscription,
+            attempt,
+            published,
+            count: 0,
+        }
     }
 
     /// The SeaORM transaction that the handler's rows belong in.
@@ -139,12 +146,26 @@ pub struct Subscription {
 impl Subscription {
     /// `handler` on `queue`, one event a call, with the defaults: unordered, batches of 500.
     pub fn new<E: Event, H: Handle<E>>(name: &str, queue: &str, handler: H) -> Self {
-        Self::with(name, queue, Arc::new(Single { handler, event: PhantomData::<fn() -> E> }))
+        Self::with(
+            name,
+            queue,
+            Arc::new(Single {
+                handler,
+                event: PhantomData::<fn() -> E>,
+            }),
+        )
     }
 
     /// `handler` on `queue`, a whole batch a call.
     pub fn batch<E: Event, H: HandleBatch<E>>(name: &str, queue: &str, handler: H) -> Self {
-        Self::with(name, queue, Arc::new(Batched { handler, event: PhantomData::<fn() -> E> }))
+        Self::with(
+            name,
+            queue,
+            Arc::new(Batched {
+                handler,
+                event: PhantomData::<fn() -> E>,
+            }),
+        )
     }
 
     fn with(name: &str, queue: &str, handler: Arc<dyn Handler>) -> Self {
@@ -182,8 +203,11 @@ pub(crate) trait Handler: Send + Sync {
 }
 
 fn decode<E: Event>(message: &Message) -> Result<Decoded, String> {
-    let event: E = serde_json::from_slice(&message.body).map_err(|error| format!("the body breaks the contract: {error}"))?;
-    event.validate().map_err(|rule| format!("the body breaks the contract: {rule}"))?;
+    let event: E =
+        serde_json::from_slice(&message.body).map_err(|error| format!("the body breaks the contract: {error}"))?;
+    event
+        .validate()
+        .map_err(|rule| format!("the body breaks the contract: {rule}"))?;
     Ok(Box::new(event))
 }
 
@@ -248,7 +272,10 @@ impl<E: Event, H: HandleBatch<E>> Handler for Batched<E, H> {
         Box::pin(async move {
             let mut events = Vec::with_capacity(items.len());
             for (message, decoded) in items {
-                events.push(Received { event: downcast(decoded)?, message });
+                events.push(Received {
+                    event: downcast(decoded)?,
+                    message,
+                });
             }
             self.handler.handle_batch(events, cx).await
         })

@@ -45,13 +45,20 @@ impl RetryPolicy {
         if failed <= self.immediate {
             return Next::After(Duration::ZERO);
         }
-        Next::After(back_off(failed - self.immediate - 1, self.first_delay, self.max_delay, jitter))
+        Next::After(back_off(
+            failed - self.immediate - 1,
+            self.first_delay,
+            self.max_delay,
+            jitter,
+        ))
     }
 }
 
 /// `first` doubled `step` times, at most `max`, less up to half of it by `jitter` in 0.0..1.0.
 pub fn back_off(step: u32, first: Duration, max: Duration, jitter: f64) -> Duration {
-    let full = first.saturating_mul(1u32.checked_shl(step.min(31)).unwrap_or(u32::MAX)).min(max);
+    let full = first
+        .saturating_mul(1u32.checked_shl(step.min(31)).unwrap_or(u32::MAX))
+        .min(max);
     full.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
@@ -88,7 +95,10 @@ mod tests {
     fn one_attempt_means_no_retry_and_huge_steps_do_not_overflow() {
         let once = RetryPolicy { attempts: 1, ..POLICY };
         assert_eq!(once.next(1, 0.5), Next::Dead);
-        let long = RetryPolicy { attempts: u32::MAX, ..POLICY };
+        let long = RetryPolicy {
+            attempts: u32::MAX,
+            ..POLICY
+        };
         assert_eq!(long.next(u32::MAX - 1, 1.0), Next::After(Duration::from_secs(10)));
     }
 }

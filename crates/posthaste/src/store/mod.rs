@@ -3,9 +3,16 @@
 //! Statements are written once with `$1…` and the tokens that [`Dialect::sql`] knows; what differs
 //! between databases is in `postgres.rs` and `sqlite.rs` and nowhere else.
 
+pub(crate) mod dead_letter_rows;
+pub(crate) mod idempotency_rows;
+pub(crate) mod inbox_rows;
 mod insert;
+pub(crate) mod lease_rows;
 mod migrate;
+pub(crate) mod outbox_rows;
 mod postgres;
+pub(crate) mod queue_rows;
+pub(crate) mod retention_rows;
 mod row;
 mod sqlite;
 mod watch;
@@ -16,16 +23,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use sea_orm::sea_query::ArrayType;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, Statement, TransactionTrait, Value,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, SqliteTransactionMode,
+    Statement, TransactionOptions, TransactionTrait, Value,
 };
 use uuid::Uuid;
 
 pub use insert::{Column, Insert, OnConflict};
-pub use migrate::{MigrateError, Migration, MigrationState};
+pub use migrate::{MigrateError, Migration, MigrationState, Sql};
 pub use row::Row;
-pub use watch::Signals;
+pub(crate) use watch::{Signals, Wake};
 
+use crate::engine::KeeperSlot;
 use crate::telemetry::metric;
 
 /// No statement may take longer; the server is told the same where it can be.
@@ -92,8 +102,8 @@ pub enum Dialect {
 
 impl Dialect {
     /// Portable text to this database's: `{now}` is the database's clock, `{after:$3}` the clock plus
-    /// `$3` microseconds (negative: before), `{skip_locked}` the suffix of a claiming SELECT, `{json:$2}` a JSON value
-    /// bound as text.
+    /// `$3` microseconds (negative: before), `{in:$2}` membership in a list made by [`Dialect::ints`] and its
+    /// like, `{json:$2}` a JSON value bound as text.
     pub fn sql(self, text: &str) -> String {
         match self {
             Self::Postgres => postgres::sql(text),
@@ -126,6 +136,73 @@ impl Dialect {
             Self::Sqlite => Value::String(at.map(sqlite::time_text)),
         }
     }
+
+    /// A list of integers for `{in:$n}`.
+    pub fn ints(self, list: impl IntoIterator<Item = i64>) -> Value {
+        match self {
+            Self::Postgres => array(ArrayType::BigInt, list.into_iter().map(Value::from)),
+            Self::Sqlite => Value::from(serde_json::Value::from_iter(list).to_string()),
+        }
+    }
+
+    /// A list of texts for `{in:$n}`.
+    pub fn texts(self, list: impl IntoIterator<Item = String>) -> Value {
+        match self {
+            Self::Postgres => array(ArrayType::String, list.into_iter().map(Value::from)),
+            Self::Sqlite => Value::from(serde_json::Value::from_iter(list).to_string()),
+        }
+    }
+
+    /// A list of UUIDs for `{in:$n}`.
+    pub fn uuids(self, list: impl IntoIterator<Item = Uuid>) -> Value {
+        match self {
+            Self::Postgres => array(ArrayType::Uuid, list.into_iter().map(Value::from)),
+            Self::Sqlite => self.texts(list.into_iter().map(|id| id.to_string())),
+        }
+    }
+
+    fn backend(self) -> DbBackend {
+        match self {
+            Self::Postgres => DbBackend::Postgres,
+            Self::Sqlite => DbBackend::Sqlite,
+        }
+    }
+
+    fn transaction_options(self) -> TransactionOptions {
+        match self {
+            Self::Postgres => TransactionOptions::default(),
+            Self::Sqlite => TransactionOptions {
+                // A deferred transaction that writes after reading fails at once while another one writes.
+                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+                ..TransactionOptions::default()
+            },
+        }
+    }
+}
+
+fn array(of: ArrayType, list: impl Iterator<Item = Value>) -> Value {
+    Value::Array(of, Some(Box::new(list.collect())))
+}
+
+/// Replaces each `{token}` and `{token:argument}` of `text`.
+fn expand(text: &str, token: impl Fn(&str, Option<&str>) -> String) -> String {
+    let mut out = String::with_capacity(text.len() + 64);
+    let mut rest = text;
+    while let Some((before, tail)) = rest.split_once('{') {
+        out.push_str(before);
+        let Some((inside, after)) = tail.split_once('}') else {
+            out.push('{');
+            rest = tail;
+            continue;
+        };
+        match inside.split_once(':') {
+            Some((name, argument)) => out.push_str(&token(name, Some(argument))),
+            None => out.push_str(&token(inside, None)),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// How a store is opened.
@@ -139,7 +216,10 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { connections: 10, acquire: Duration::from_secs(5) }
+        Self {
+            connections: 10,
+            acquire: Duration::from_secs(5),
+        }
     }
 }
 
@@ -155,12 +235,16 @@ struct Inner {
     display: String,
     options: StoreOptions,
     signals: Signals,
+    keeper: KeeperSlot,
 }
 
 /// The pools below SeaORM, for what it does not pass on: sizes, LISTEN, PRAGMA.
 enum Pools {
     Postgres(sqlx::PgPool),
-    Sqlite { writer: sqlx::SqlitePool, reader: sqlx::SqlitePool },
+    Sqlite {
+        writer: sqlx::SqlitePool,
+        reader: sqlx::SqlitePool,
+    },
 }
 
 impl fmt::Debug for Store {
@@ -187,7 +271,16 @@ impl Store {
             }
         };
         let signals = Signals::default();
-        Ok(Self(Arc::new(Inner { writer, reader, pools, dialect, display: mask(url), options, signals })))
+        Ok(Self(Arc::new(Inner {
+            writer,
+            reader,
+            pools,
+            dialect,
+            display: mask(url),
+            options,
+            signals,
+            keeper: KeeperSlot::default(),
+        })))
     }
 
     /// Which SQL it speaks.
@@ -201,8 +294,12 @@ impl Store {
     }
 
     /// The wake-ups of this store's loops; commits of this process ring them.
-    pub fn signals(&self) -> &Signals {
+    pub(crate) fn signals(&self) -> &Signals {
         &self.0.signals
+    }
+
+    pub(crate) fn keeper(&self) -> &KeeperSlot {
+        &self.0.keeper
     }
 
     /// Begins a transaction that may write (SQLite: `BEGIN IMMEDIATE`).
@@ -216,14 +313,21 @@ impl Store {
         let inner = self.0.clone();
         let started = Instant::now();
         let begun = tokio::spawn(async move {
-            inner.writer.begin_with_options(inner.dialect.transaction_options()).await
+            inner
+                .writer
+                .begin_with_options(inner.dialect.transaction_options())
+                .await
         });
         let tx = match begun.await {
             Ok(result) => result.inspect_err(|_| metrics::counter!(metric::POOL_TIMEOUTS).increment(1))?,
             Err(_stopped) => return Err(StoreError::Stopped),
         };
         metrics::histogram!(metric::POOL_WAIT).record(started.elapsed());
-        Ok(Tx { tx, store: self.clone(), wake: false })
+        Ok(Tx {
+            tx,
+            store: self.clone(),
+            wake: Wake::default(),
+        })
     }
 
     /// Rows of a statement that only reads, outside any transaction.
@@ -260,9 +364,7 @@ impl Store {
     pub fn record_pool(&self) {
         let (size, idle) = match &self.0.pools {
             Pools::Postgres(pool) => (pool.size(), pool.num_idle()),
-            Pools::Sqlite { writer, reader } => {
-                (writer.size() + reader.size(), writer.num_idle() + reader.num_idle())
-            }
+            Pools::Sqlite { writer, reader } => (writer.size() + reader.size(), writer.num_idle() + reader.num_idle()),
         };
         let used = f64::from(size) - idle as f64;
         let name = self.display().to_owned();
@@ -270,7 +372,8 @@ impl Store {
             .set(idle as f64);
         metrics::gauge!(metric::POOL_COUNT, "db_client_connection_state" => "used", "db_client_connection_pool_name" => name.clone())
             .set(used.max(0.0));
-        metrics::gauge!(metric::POOL_MAX, "db_client_connection_pool_name" => name).set(f64::from(self.0.options.connections));
+        metrics::gauge!(metric::POOL_MAX, "db_client_connection_pool_name" => name)
+            .set(f64::from(self.0.options.connections));
     }
 
     /// Closes all connections.
@@ -291,7 +394,7 @@ impl Store {
 pub struct Tx {
     tx: DatabaseTransaction,
     store: Store,
-    wake: bool,
+    wake: Wake,
 }
 
 impl Tx {
@@ -328,9 +431,9 @@ impl Tx {
         Ok(result.rows_affected())
     }
 
-    /// Rings the store's loops after the commit, because rows for them were written.
-    pub(crate) fn wake_after_commit(&mut self) {
-        self.wake = true;
+    /// Rings these loops after the commit, because rows for them were written.
+    pub(crate) fn wake_after_commit(&mut self, wake: Wake) {
+        self.wake = self.wake.and(wake);
     }
 
     /// Commits. The commit runs in a task of its own, so that a caller that goes away cannot leave
@@ -345,9 +448,7 @@ impl Tx {
             Ok(result) => result?,
             Err(_stopped) => return Err(StoreError::Stopped),
         }
-        if wake {
-            store.0.signals.ring(&store);
-        }
+        store.0.signals.ring(wake);
         Ok(())
     }
 
@@ -371,7 +472,13 @@ async fn query_on<C: ConnectionTrait>(
 }
 
 fn statement(dialect: Dialect, sql: &str, values: Vec<Value>) -> Statement {
-    Statement::from_sql_and_values(dialect.backend(), dialect.sql(sql), values)
+    // The long texts of multi-row inserts come expanded.
+    let text = if sql.contains('{') {
+        dialect.sql(sql)
+    } else {
+        sql.to_owned()
+    };
+    Statement::from_sql_and_values(dialect.backend(), text, values)
 }
 
 async fn timed<T>(operation: &'static str, work: impl Future<Output = Result<T, DbErr>>) -> Result<T, StoreError> {

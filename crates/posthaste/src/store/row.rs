@@ -37,6 +37,20 @@ impl Row {
         }
     }
 
+    /// A UUID or NULL.
+    ///
+    /// # Errors
+    /// As [`Row::get`].
+    pub fn uuid_or_null(&self, column: &str) -> Result<Option<Uuid>, StoreError> {
+        match self.dialect {
+            Dialect::Postgres => self.get(column),
+            Dialect::Sqlite => self
+                .get::<Option<String>>(column)?
+                .map(|text| text.parse().map_err(|error| sqlite::unreadable(column, &error)))
+                .transpose(),
+        }
+    }
+
     /// A time.
     ///
     /// # Errors
@@ -55,9 +69,10 @@ impl Row {
     pub fn time_or_null(&self, column: &str) -> Result<Option<DateTime<Utc>>, StoreError> {
         match self.dialect {
             Dialect::Postgres => self.get(column),
-            Dialect::Sqlite => {
-                self.get::<Option<String>>(column)?.map(|text| sqlite::parse_time(column, &text)).transpose()
-            }
+            Dialect::Sqlite => self
+                .get::<Option<String>>(column)?
+                .map(|text| sqlite::parse_time(column, &text))
+                .transpose(),
         }
     }
 

@@ -1,0 +1,167 @@
+//! Transports: publish confirmed, receive and acknowledge. Which one is chosen by URL at start.
+
+pub mod memory;
+mod sql;
+
+use std::time::Duration;
+
+use crate::lease::Keeper;
+use crate::message::Message;
+use crate::store::{Store, StoreError, Tx};
+use std::sync::Arc;
+
+/// What a transport can refuse.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The URL names no transport of this build.
+    #[error("{0}")]
+    Url(String),
+    /// The transport is away; whether it took the message may be unknown.
+    #[error("the transport is not available")]
+    Unavailable(#[source] Arc<StoreError>),
+    /// The transport did not answer in time.
+    #[error("the transport did not confirm within {0:?}")]
+    Deadline(Duration),
+    /// The transport refused the message.
+    #[error("the transport refused the message: {0}")]
+    Refused(String),
+}
+
+impl From<StoreError> for BrokerError {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(Arc::new(error))
+    }
+}
+
+/// A transport.
+#[derive(Clone)]
+pub enum Broker {
+    /// Queue rows in the service's own database.
+    Sql(sql::SqlBroker),
+    /// In this process, for tests: it behaves like a foreign broker that outlives its clients.
+    Memory(memory::MemoryBroker),
+}
+
+impl Broker {
+    /// The transport behind `url` (`sql:`, `memory:`), next to the database `store`.
+    ///
+    /// # Errors
+    /// [`BrokerError::Url`] when this build has no such transport.
+    pub fn open(url: &str, store: &Store) -> Result<Self, BrokerError> {
+        match url.split(':').next() {
+            Some("sql") => Ok(Self::Sql(sql::SqlBroker::start(store.clone()))),
+            Some("memory") => Ok(Self::Memory(memory::MemoryBroker::default())),
+            _ => Err(BrokerError::Url(format!(
+                "{} is no transport of this build; write sql: (queues in the service's own database) or memory: (tests)",
+                crate::store::mask(url)
+            ))),
+        }
+    }
+
+    /// Its name as people say it, for answers and banners.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sql(_) => "sql",
+            Self::Memory(_) => "memory",
+        }
+    }
+
+    /// Publishes `messages` and answers for each whether the transport has confirmed it. The order of
+    /// the confirmed ones is the order given.
+    pub async fn publish(&self, messages: Vec<Message>) -> Vec<Result<(), BrokerError>> {
+        match self {
+            Self::Sql(broker) => broker.publish(messages).await,
+            Self::Memory(broker) => broker.publish(messages).await,
+        }
+    }
+
+    /// As [`Broker::publish`] for single messages that many tasks publish at a time: they share
+    /// commits or confirms.
+    pub(crate) async fn publish_grouped(&self, message: Message) -> Result<(), BrokerError> {
+        match self {
+            Self::Sql(broker) => broker.publish_grouped(message).await,
+            Self::Memory(broker) => broker.publish(vec![message]).await.pop().unwrap_or(Ok(())),
+        }
+    }
+
+    /// Asks the transport for an answer within `limit`.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub async fn ping(&self, limit: Duration) -> Result<(), BrokerError> {
+        match self {
+            Self::Sql(broker) => Ok(broker.ping(limit).await?),
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
+    /// A reader of `queue` for the worker role whose leases are `scope`.
+    pub(crate) fn receiver(&self, queue: &str, keeper: &Arc<Keeper>, scope: &str) -> Receiver {
+        match self {
+            Self::Sql(broker) => Receiver::Sql(broker.receiver(queue, keeper, scope)),
+            Self::Memory(broker) => Receiver::Memory(broker.receiver(queue)),
+        }
+    }
+}
+
+/// A message that has come and waits to be settled.
+pub(crate) struct Delivery {
+    /// What the transport knows it by.
+    pub tag: i64,
+    /// `false`: nobody gave it an id, so one has to be found in the body.
+    pub has_id: bool,
+    pub message: Message,
+    /// It may have been handed out before: handled alone, its attempt written first.
+    pub redelivered: bool,
+}
+
+/// The reading end of one queue.
+pub(crate) enum Receiver {
+    Sql(sql::SqlReceiver),
+    Memory(memory::MemoryReceiver),
+}
+
+impl Receiver {
+    /// Waits for messages; at most `max` of them, in order.
+    pub async fn receive(&mut self, max: usize) -> Result<Vec<Delivery>, BrokerError> {
+        match self {
+            Self::Sql(receiver) => receiver.receive(max).await,
+            Self::Memory(receiver) => receiver.receive(max).await,
+        }
+    }
+
+    /// Settles inside the transaction of the effect where the transport can; `false`: the deliveries
+    /// belong to another reader by now and `tx` must be rolled back.
+    pub async fn settle_in(&self, tx: &Tx, tags: &[i64]) -> Result<bool, StoreError> {
+        match self {
+            Self::Sql(receiver) => receiver.settle_in(tx, tags).await,
+            Self::Memory(_) => Ok(true),
+        }
+    }
+
+    /// Acknowledges after the commit what could not be settled in it.
+    pub async fn acknowledge(&self, tags: &[i64]) -> Result<(), BrokerError> {
+        match self {
+            Self::Sql(_) => Ok(()),
+            Self::Memory(receiver) => {
+                receiver.acknowledge(tags);
+                Ok(())
+            }
+        }
+    }
+
+    /// Everything received has been settled.
+    pub fn settled(&mut self) {
+        if let Self::Sql(receiver) = self {
+            receiver.settled();
+        }
+    }
+
+    /// Gives back what was received and not settled.
+    pub fn abandon(&mut self) {
+        match self {
+            Self::Sql(receiver) => receiver.abandon(),
+            Self::Memory(receiver) => receiver.abandon(),
+        }
+    }
+}

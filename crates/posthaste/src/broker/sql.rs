@@ -1,0 +1,164 @@
+//! Queues in the service's own database. The reader of a partition holds its lease, reads without
+//! writing, and deletes the rows in the transaction of the effect: a message is either in the queue
+//! or handled, with nothing in between to acknowledge.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{BrokerError, Delivery};
+use crate::failpoint;
+use crate::lease::{Held, Keeper, Slot};
+use crate::message::Message;
+use crate::store::{Store, StoreError, Tx, queue_rows};
+
+/// Single publishes that may wait for a commit before further ones wait in their callers.
+const WAITING: usize = 4096;
+/// Most single publishes in one commit.
+const GROUP: usize = 500;
+
+/// The embedded transport on one database.
+#[derive(Clone)]
+pub struct SqlBroker {
+    store: Store,
+    grouped: mpsc::Sender<(Message, oneshot::Sender<Result<(), BrokerError>>)>,
+}
+
+impl SqlBroker {
+    pub(super) fn start(store: Store) -> Self {
+        let (grouped, mut waiting) = mpsc::channel(WAITING);
+        let writer = store.clone();
+        // Ends by itself when the last clone of the broker is gone.
+        tokio::spawn(async move {
+            let mut group = Vec::with_capacity(GROUP);
+            while waiting.recv_many(&mut group, GROUP).await > 0 {
+                let (messages, callers): (Vec<Message>, Vec<oneshot::Sender<_>>) = group.drain(..).unzip();
+                let result = insert(&writer, messages).await;
+                for caller in callers {
+                    // A caller that has gone away no longer wants the answer.
+                    drop(caller.send(result.clone()));
+                }
+            }
+        });
+        Self { store, grouped }
+    }
+
+    pub(super) async fn publish(&self, messages: Vec<Message>) -> Vec<Result<(), BrokerError>> {
+        let count = messages.len();
+        vec![insert(&self.store, messages).await; count]
+    }
+
+    pub(super) async fn publish_grouped(&self, message: Message) -> Result<(), BrokerError> {
+        const LIMIT: Duration = Duration::from_secs(10);
+        let (caller, answer) = oneshot::channel();
+        let waited = async {
+            // Both ends live as long as the broker and its task; only a stopping runtime closes them.
+            if self.grouped.send((message, caller)).await.is_err() {
+                return Err(StoreError::Stopped.into());
+            }
+            answer.await.unwrap_or_else(|_closed| Err(StoreError::Stopped.into()))
+        };
+        tokio::time::timeout(LIMIT, waited)
+            .await
+            .unwrap_or(Err(BrokerError::Deadline(LIMIT)))
+    }
+
+    pub(super) async fn ping(&self, limit: Duration) -> Result<(), StoreError> {
+        self.store.ping(limit).await
+    }
+
+    pub(super) fn receiver(&self, queue: &str, keeper: &Arc<Keeper>, scope: &str) -> SqlReceiver {
+        SqlReceiver {
+            store: self.store.clone(),
+            queue: queue.to_owned(),
+            scope: scope.to_owned(),
+            keeper: keeper.clone(),
+            held: keeper.join(scope),
+            arrived: self.store.signals().queue(),
+            reading: BTreeMap::new(),
+            suspects: BTreeSet::new(),
+            floor: crate::floor::Floor::default(),
+        }
+    }
+}
+
+async fn insert(store: &Store, messages: Vec<Message>) -> Result<(), BrokerError> {
+    let mut tx = store.begin().await?;
+    queue_rows::insert(&mut tx, messages).await?;
+    failpoint::hit("queue.inserted").await;
+    tx.commit().await?;
+    failpoint::hit("queue.committed").await;
+    Ok(())
+}
+
+pub(crate) struct SqlReceiver {
+    store: Store,
+    queue: String,
+    scope: String,
+    keeper: Arc<Keeper>,
+    held: watch::Receiver<Held>,
+    arrived: watch::Receiver<u64>,
+    /// The slots whose rows were read last.
+    reading: BTreeMap<i64, Slot>,
+    /// Slots whose last owner died: their first rows may have killed it.
+    suspects: BTreeSet<i64>,
+    floor: crate::floor::Floor,
+}
+
+impl SqlReceiver {
+    pub async fn receive(&mut self, max: usize) -> Result<Vec<Delivery>, BrokerError> {
+        loop {
+            // Seen as of now, before the look: what comes in between ends the wait below at once.
+            self.arrived.borrow_and_update();
+            let slots = self.held.borrow_and_update().valid();
+            if slots != self.reading {
+                for (slot, lease) in &slots {
+                    if lease.inherited && self.reading.get(slot) != Some(lease) {
+                        self.suspects.insert(*slot);
+                    }
+                }
+                self.floor.reset();
+                self.reading = slots;
+            }
+            if !self.reading.is_empty() {
+                let slots: Vec<i64> = self.reading.keys().copied().collect();
+                let mut rows = queue_rows::read(&self.store, &self.queue, &slots, &mut self.floor, max).await?;
+                if !rows.is_empty() {
+                    for (slot, delivery) in &mut rows {
+                        delivery.redelivered = self.suspects.contains(slot);
+                    }
+                    return Ok(rows.into_iter().map(|(_, delivery)| delivery).collect());
+                }
+                self.suspects.clear();
+            }
+            tokio::select! {
+                changed = self.arrived.changed() => ended(changed)?,
+                changed = self.held.changed() => ended(changed)?,
+            }
+        }
+    }
+
+    pub async fn settle_in(&self, tx: &Tx, tags: &[i64]) -> Result<bool, StoreError> {
+        if !self.keeper.fence(tx, &self.scope, &self.reading).await? {
+            return Ok(false);
+        }
+        queue_rows::delete(tx, tags).await?;
+        Ok(true)
+    }
+
+    pub fn settled(&mut self) {
+        self.floor.settled();
+        self.suspects.clear();
+    }
+
+    pub fn abandon(&mut self) {
+        self.floor.reset();
+    }
+}
+
+/// The signals live as long as the store and the keeper; they end with the runtime.
+fn ended(changed: Result<(), watch::error::RecvError>) -> Result<(), BrokerError> {
+    changed.map_err(|_ended| StoreError::Stopped.into())
+}

@@ -1,0 +1,396 @@
+//! From deliveries to effects: one transaction for a batch's marks, rows and messages, then the
+//! acknowledgement. What fails is found by splitting and parked; what can never work is dead at once.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::broker::{Broker, BrokerError, Delivery, Receiver};
+use crate::dead_letter;
+use crate::failpoint::{self, mutant};
+use crate::failure::{Failure, chain};
+use crate::handle::Subscription;
+use crate::invoke::{Blame, Failed, blame, blame_store, cause, invoke};
+use crate::lease::Keeper;
+use crate::message::{Message, MessageId, now};
+use crate::outbox;
+use crate::retry::{Next, back_off, jitter};
+use crate::store::inbox_rows::{self as inbox, Fate};
+use crate::store::{Dialect, Store, StoreError};
+use crate::telemetry::metric;
+
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(5);
+/// How often a collision of transactions is tried again before it counts as the messages' failure.
+const COLLISIONS: u32 = 8;
+
+pub(crate) struct Consumer {
+    pub service: String,
+    pub store: Store,
+    pub subscription: Arc<Subscription>,
+}
+
+/// Why nothing more can be done with the deliveries in hand; they are given back.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error("the queue's partition belongs to another worker now")]
+    Fenced,
+}
+
+#[derive(Clone)]
+struct Item {
+    tag: i64,
+    message: Arc<Message>,
+}
+
+/// How a batch's transaction ended.
+enum Tried {
+    Committed,
+    Failed(Failed),
+}
+
+impl Consumer {
+    /// Runs until `stop`; the batch in hand is finished.
+    pub async fn run(self, broker: Broker, keeper: Arc<Keeper>, stop: CancellationToken) {
+        let scope = format!("{}/worker", self.service);
+        let mut receiver = broker.receiver(&self.subscription.queue, &keeper, &scope);
+        let mut failures = 0u32;
+        loop {
+            let received = tokio::select! {
+                () = stop.cancelled() => return,
+                received = receiver.receive(self.subscription.batch) => received,
+            };
+            let result = match received {
+                Ok(deliveries) => self.process(&receiver, deliveries).await,
+                Err(error) => Err(error.into()),
+            };
+            match result {
+                Ok(()) => {
+                    receiver.settled();
+                    failures = 0;
+                }
+                Err(reason) => {
+                    receiver.abandon();
+                    if failures == 0 {
+                        tracing::warn!(subscription = self.subscription.name, error = %chain(&reason), "deliveries are given back");
+                    }
+                    failures += 1;
+                    let pause = back_off(failures, FIRST_DELAY, MAX_DELAY, jitter());
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn process(&self, receiver: &Receiver, deliveries: Vec<Delivery>) -> Result<(), Stop> {
+        failpoint::hit("consumer.received").await;
+        metrics::counter!(metric::CONSUMED).increment(deliveries.len() as u64);
+        let mut good = Vec::with_capacity(deliveries.len());
+        let mut suspects = Vec::new();
+        for delivery in deliveries {
+            let suspect = delivery.redelivered;
+            let item = self.identify(delivery);
+            let refused = if item.message.expired(now()) {
+                Err("the message expired before it was handled".to_owned())
+            } else {
+                self.subscription.handler.decode(&item.message).map(drop)
+            };
+            match refused {
+                Err(reason) => self.bury(receiver, &item, 0, &reason).await?,
+                Ok(()) if suspect => suspects.push(item),
+                Ok(()) => good.push(item),
+            }
+        }
+        // Handed out before: one of them may have killed its worker. The retrier counts the attempt
+        // before it handles each alone.
+        if !suspects.is_empty() {
+            self.park_all(receiver, &suspects).await?;
+        }
+        let lanes = match self.store.dialect() {
+            Dialect::Sqlite => 1,
+            Dialect::Postgres => self.subscription.concurrency.max(1),
+        };
+        if lanes == 1 || good.len() < 2 {
+            return self.handle(receiver, good).await;
+        }
+        let mut split: Vec<Vec<Item>> = vec![Vec::new(); lanes];
+        let count = u16::try_from(lanes).unwrap_or(u16::MAX);
+        for item in good {
+            split[usize::from(item.message.partition(count))].push(item);
+        }
+        try_join_all(split.into_iter().map(|lane| self.handle(receiver, lane)))
+            .await
+            .map(drop)
+    }
+
+    fn identify(&self, delivery: Delivery) -> Item {
+        let mut message = delivery.message;
+        if !delivery.has_id {
+            message.id = match self.subscription.handler.dedup_key(&message.body) {
+                Some(key) => MessageId::from_foreign(&key),
+                None => MessageId::of_body(&message.body),
+            };
+        }
+        Item {
+            tag: delivery.tag,
+            message: Arc::new(message),
+        }
+    }
+
+    /// Handles `items` in order, splitting until each one is committed, parked or dead.
+    async fn handle(&self, receiver: &Receiver, items: Vec<Item>) -> Result<(), Stop> {
+        let mut open = vec![items];
+        let mut collisions = 0;
+        while let Some(batch) = open.pop() {
+            if batch.is_empty() {
+                continue;
+            }
+            let failed = match self.attempt(receiver, &batch).await? {
+                Tried::Committed => continue,
+                Tried::Failed(failed) => failed,
+            };
+            match blame(&failed.failure) {
+                Blame::Unavailable => return Err(unavailable(failed.failure)),
+                Blame::Collision if collisions < COLLISIONS => {
+                    collisions += 1;
+                    tokio::time::sleep(back_off(collisions, Duration::from_millis(5), FIRST_DELAY, jitter())).await;
+                    open.push(batch);
+                    continue;
+                }
+                Blame::Collision | Blame::Message => {}
+            }
+            match failed.culprit {
+                _ if batch.len() == 1 => self.fail(receiver, &batch[0], failed.failure).await?,
+                Some(at) => {
+                    // The stack is popped from its end: first what came before the culprit.
+                    open.push(batch[at + 1..].to_vec());
+                    open.push(vec![batch[at].clone()]);
+                    open.push(batch[..at].to_vec());
+                }
+                None => {
+                    let (first, second) = batch.split_at(batch.len() / 2);
+                    open.push(second.to_vec());
+                    open.push(first.to_vec());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One transaction: marks, effects, messages, and the acknowledgement where the transport can.
+    async fn attempt(&self, receiver: &Receiver, batch: &[Item]) -> Result<Tried, Stop> {
+        let subscription = &self.subscription;
+        let tags: Vec<i64> = batch.iter().map(|item| item.tag).collect();
+        let mut tx = self.store.begin().await?;
+        let mut seen = HashSet::with_capacity(batch.len());
+        let distinct: Vec<&Item> = batch.iter().filter(|item| seen.insert(item.message.id)).collect();
+        let (behind, ahead) = self.queue_behind(&tx, distinct).await?;
+        for item in behind {
+            let fate = Fate::Parked {
+                after: Duration::ZERO,
+                error: None,
+            };
+            inbox::settle(&mut tx, &subscription.name, &item.message, 0, fate).await?;
+        }
+        let fresh = match self.mark(&tx, &ahead).await {
+            Ok(fresh) => fresh,
+            Err(error) => return store_failed(error),
+        };
+        let mut items = Vec::with_capacity(fresh.len());
+        let mut positions = Vec::with_capacity(fresh.len());
+        for item in ahead.into_iter().filter(|item| fresh.contains(&item.message.id.0)) {
+            // Decoded before; a handler that failed half-way has used that value up.
+            if let Ok(decoded) = subscription.handler.decode(&item.message) {
+                positions.push(batch.iter().position(|other| other.tag == item.tag));
+                items.push((item.message.clone(), decoded));
+            }
+        }
+        let duplicates = (batch.len() - items.len()) as u64;
+        let times: Vec<_> = items.iter().map(|(message, _)| message.time).collect();
+        failpoint::hit("consumer.marked").await;
+        let handled = times.len() as u64;
+        match invoke(subscription, &mut tx, items, 1).await {
+            Ok(published) => {
+                if let Err(error) = outbox::append_all(&mut tx, &self.service, published).await {
+                    return store_failed(error);
+                }
+            }
+            Err(mut failed) => {
+                failed.culprit = failed.culprit.and_then(|n| positions.get(n).copied().flatten());
+                // The connection may be gone, and the transaction with it.
+                drop(tx.rollback().await);
+                return Ok(Tried::Failed(failed));
+            }
+        }
+        failpoint::hit("consumer.handled").await;
+        match receiver.settle_in(&tx, &tags).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tx.rollback().await?;
+                return Err(Stop::Fenced);
+            }
+            Err(error) => return store_failed(error),
+        }
+        if mutant!(AckBeforeCommit) {
+            receiver.acknowledge(&tags).await?;
+        }
+        failpoint::hit("consumer.committing").await;
+        if let Err(error) = tx.commit().await {
+            return store_failed(error);
+        }
+        failpoint::hit("consumer.committed").await;
+        receiver.acknowledge(&tags).await?;
+        failpoint::hit("consumer.acknowledged").await;
+        metrics::counter!(metric::INBOX_RECEIVED, "posthaste_verdict" => "new").increment(handled);
+        metrics::counter!(metric::INBOX_RECEIVED, "posthaste_verdict" => "duplicate").increment(duplicates);
+        self.count("ok", handled);
+        let committed = now();
+        let latency = metrics::histogram!(metric::MESSAGE_LATENCY);
+        for time in times {
+            latency.record((committed - time).as_seconds_f64().max(0.0));
+        }
+        Ok(Tried::Committed)
+    }
+
+    async fn mark(&self, tx: &crate::store::Tx, ahead: &[&Item]) -> Result<HashSet<Uuid>, StoreError> {
+        let messages = || ahead.iter().map(|item| item.message.as_ref());
+        if mutant!(MarkOutsideTransaction) {
+            // SQLite's one writer is taken by `tx`; its commit here is the defect.
+            let fresh = inbox::mark(tx, &self.subscription.name, messages()).await?;
+            tx.execute("COMMIT", vec![]).await?;
+            failpoint::hit("consumer.marked").await;
+            tx.execute("BEGIN IMMEDIATE", vec![]).await?;
+            return Ok(fresh);
+        }
+        inbox::mark(tx, &self.subscription.name, messages()).await
+    }
+
+    /// Splits off what has to queue behind parked rows of its key.
+    async fn queue_behind<'i>(
+        &self,
+        tx: &crate::store::Tx,
+        items: Vec<&'i Item>,
+    ) -> Result<(Vec<&'i Item>, Vec<&'i Item>), StoreError> {
+        if !self.subscription.ordered {
+            return Ok((Vec::new(), items));
+        }
+        let keys: HashSet<String> = items.iter().filter_map(|item| item.message.key.clone()).collect();
+        let blocked = inbox::blocked_keys(tx, &self.subscription.name, keys.into_iter().collect()).await?;
+        Ok(items
+            .into_iter()
+            .partition(|item| item.message.key.as_ref().is_some_and(|key| blocked.contains(key))))
+    }
+
+    /// A first attempt failed: parked or dead, by what the handler said.
+    async fn fail(&self, receiver: &Receiver, item: &Item, failure: Failure) -> Result<(), Stop> {
+        let error = cause(&failure);
+        let next = match failure {
+            Failure::Reject(_) => Next::Dead,
+            Failure::Later(after) => Next::After(after),
+            Failure::Retry(_) => self.subscription.retry.next(1, jitter()),
+        };
+        let attempts = u32::from(!matches!(failure, Failure::Later(_)));
+        match next {
+            Next::Dead => self.bury(receiver, item, attempts, &error).await,
+            Next::After(after) => {
+                tracing::warn!(
+                    subscription = self.subscription.name,
+                    message_id = %item.message.id,
+                    correlation_id = item.message.correlation_id,
+                    attempt = 1,
+                    retry_in_ms = after.as_millis() as u64,
+                    error,
+                    "the handler failed"
+                );
+                self.count("retry", 1);
+                let mut tx = self.store.begin().await?;
+                let fate = Fate::Parked {
+                    after,
+                    error: Some(&error),
+                };
+                inbox::settle(&mut tx, &self.subscription.name, &item.message, attempts, fate).await?;
+                self.settle(receiver, tx, &[item.tag]).await
+            }
+        }
+    }
+
+    async fn bury(&self, receiver: &Receiver, item: &Item, attempts: u32, error: &str) -> Result<(), Stop> {
+        if attempts == 0 {
+            metrics::counter!(metric::INBOX_RECEIVED, "posthaste_verdict" => "rejected").increment(1);
+        }
+        self.count("dead", 1);
+        let mut tx = self.store.begin().await?;
+        dead_letter::bury(
+            &mut tx,
+            &self.service,
+            &self.subscription,
+            &item.message,
+            attempts,
+            error,
+        )
+        .await?;
+        self.settle(receiver, tx, &[item.tag]).await
+    }
+
+    async fn park_all(&self, receiver: &Receiver, items: &[Item]) -> Result<(), Stop> {
+        let mut tx = self.store.begin().await?;
+        for item in items {
+            let fate = Fate::Parked {
+                after: Duration::ZERO,
+                error: None,
+            };
+            inbox::settle(&mut tx, &self.subscription.name, &item.message, 0, fate).await?;
+        }
+        let tags: Vec<i64> = items.iter().map(|item| item.tag).collect();
+        self.settle(receiver, tx, &tags).await
+    }
+
+    async fn settle(&self, receiver: &Receiver, tx: crate::store::Tx, tags: &[i64]) -> Result<(), Stop> {
+        if !receiver.settle_in(&tx, tags).await? {
+            tx.rollback().await?;
+            return Err(Stop::Fenced);
+        }
+        failpoint::hit("consumer.settling").await;
+        tx.commit().await?;
+        failpoint::hit("consumer.settled").await;
+        Ok(receiver.acknowledge(tags).await?)
+    }
+
+    fn count(&self, outcome: &'static str, by: u64) {
+        let handler = self.subscription.name.clone();
+        metrics::counter!(metric::ATTEMPTS, "posthaste_handler" => handler, "posthaste_outcome" => outcome)
+            .increment(by);
+    }
+}
+
+/// The database's own failure in a batch: given back if it is away, else the batch's.
+fn store_failed(error: StoreError) -> Result<Tried, Stop> {
+    match blame_store(&error) {
+        Blame::Unavailable => Err(error.into()),
+        Blame::Collision | Blame::Message => Ok(Tried::Failed(Failed {
+            culprit: None,
+            failure: Failure::Retry(Box::new(error)),
+        })),
+    }
+}
+
+fn unavailable(failure: Failure) -> Stop {
+    match failure {
+        Failure::Retry(error) => match error.downcast::<StoreError>() {
+            Ok(error) => Stop::Store(*error),
+            Err(other) => Stop::Store(StoreError::Unavailable(sea_orm::DbErr::Custom(chain(other.as_ref())))),
+        },
+        Failure::Reject(_) | Failure::Later(_) => Stop::Fenced,
+    }
+}

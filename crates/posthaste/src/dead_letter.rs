@@ -1,0 +1,132 @@
+//! Messages that were given up: their bytes, cause and attempts, to look at, replay or discard.
+
+use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+use crate::handle::Subscription;
+use crate::message::{Message, MessageId};
+use crate::store::inbox_rows::{self, Fate};
+use crate::store::{Store, StoreError, Tx, dead_letter_rows, outbox_rows};
+use crate::telemetry::metric;
+
+/// A message that was given up.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Whose message it was.
+    pub subscription: String,
+    /// The message with the bytes that came.
+    pub message: Message,
+    /// Attempts that were made; 0 when it was refused before any.
+    pub attempts: u32,
+    /// The last failure and its causes.
+    pub error: String,
+    /// When it first came.
+    pub received_at: DateTime<Utc>,
+    /// When it first failed.
+    pub first_failed_at: Option<DateTime<Utc>>,
+    /// When it was given up.
+    pub last_failed_at: Option<DateTime<Utc>>,
+}
+
+/// Which dead letters are meant; both conditions hold, an empty one holds for all.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Only this subscription's.
+    pub subscription: Option<String>,
+    /// Only these.
+    pub ids: Vec<MessageId>,
+}
+
+/// The newest dead letters of `selection`, at most `limit`.
+///
+/// # Errors
+/// When the database is away.
+pub async fn list(store: &Store, selection: &Selection, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
+    dead_letter_rows::list(store, selection, limit).await
+}
+
+/// Hands `selection` to its handlers again, under the same ids and with all attempts ahead of them;
+/// answers how many.
+///
+/// # Errors
+/// When the database is away; then none was replayed.
+pub async fn replay(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
+    let count = dead_letter_rows::replay(store, selection).await?;
+    metrics::counter!(metric::REPLAYED, "posthaste_outcome" => "parked").increment(count);
+    Ok(count)
+}
+
+/// Hands `letter` to its handler with another body. It gets a new id with a causation link; the
+/// original stays dead until it is discarded.
+///
+/// # Errors
+/// When the database is away; then nothing was replayed.
+pub async fn replay_edited(store: &Store, letter: &DeadLetter, body: Vec<u8>) -> Result<MessageId, StoreError> {
+    let mut message = letter.message.clone();
+    message.id = MessageId::new();
+    message.causation_id = Some(letter.message.id.to_string());
+    message.body = body;
+    let mut tx = store.begin().await?;
+    let fate = Fate::Parked {
+        after: Duration::ZERO,
+        error: None,
+    };
+    inbox_rows::settle(&mut tx, &letter.subscription, &message, 0, fate).await?;
+    tx.commit().await?;
+    Ok(message.id)
+}
+
+/// Gives `selection` up for good; answers how many. The ids stay known as handled.
+///
+/// # Errors
+/// When the database is away; then none was discarded.
+pub async fn discard(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
+    dead_letter_rows::discard(store, selection).await
+}
+
+/// Sets the gauges of dead letters by queue.
+///
+/// # Errors
+/// When the database is away.
+pub async fn record(store: &Store) -> Result<(), StoreError> {
+    for (queue, count) in dead_letter_rows::count_by_queue(store).await? {
+        metrics::gauge!(metric::DEAD_LETTERS, "messaging_destination_name" => queue).set(count as f64);
+    }
+    Ok(())
+}
+
+/// Writes `message` as dead, and a copy to the subscription's dead-letter queue.
+pub(crate) async fn bury(
+    tx: &mut Tx,
+    service: &str,
+    subscription: &Subscription,
+    message: &Message,
+    attempts: u32,
+    error: &str,
+) -> Result<(), StoreError> {
+    tracing::error!(
+        subscription = subscription.name,
+        message_id = %message.id,
+        correlation_id = message.correlation_id,
+        attempts,
+        error,
+        "dead letter"
+    );
+    inbox_rows::settle(tx, &subscription.name, message, attempts, Fate::Dead { error }).await?;
+    if let Some(queue) = &subscription.dead_letter_queue {
+        let mut copy = message.clone();
+        copy.id = message.id.derive(&subscription.name, u32::MAX);
+        copy.topic.clone_from(queue);
+        copy.causation_id = Some(message.id.to_string());
+        // The copy is evidence: it is to be read however late.
+        copy.expires_at = None;
+        copy.headers
+            .insert("posthaste-error-message".to_owned(), error.chars().take(1000).collect());
+        copy.headers
+            .insert("posthaste-attempt".to_owned(), attempts.to_string());
+        copy.headers
+            .insert("posthaste-origin-destination".to_owned(), message.topic.clone());
+        outbox_rows::append(tx, service, vec![(copy, None)]).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! Runs one service's loops: relay, consumers, retrier, retention.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Broker;
+use crate::consumer::Consumer;
+use crate::handle::Subscription;
+use crate::lease::Keeper;
+use crate::publish::Publisher;
+use crate::relay::Relay;
+use crate::retention::Retention;
+use crate::retrier::Retrier;
+use crate::store::Store;
+
+/// Which loops a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Consumers, retries, retention.
+    pub worker: bool,
+    /// Outbox publishing.
+    pub relay: bool,
+}
+
+/// Times that a deployment may want to change.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// How long a lease lasts without renewal, and so how long a take-over takes after a crash.
+    pub lease: Duration,
+    /// How long published outbox rows are kept.
+    pub keep_outbox: Duration,
+    /// How long inbox marks are kept; never less than the longest possible redelivery.
+    pub keep_inbox: Duration,
+    /// How often old rows are looked for.
+    pub clean_every: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Self {
+            lease: Duration::from_secs(10),
+            keep_outbox: 7 * day,
+            keep_inbox: 7 * day,
+            clean_every: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What an engine runs.
+pub struct EngineConfig {
+    /// The service's name; part of its leases and of its outbox rows.
+    pub service: String,
+    /// Its database.
+    pub store: Store,
+    /// Its transport.
+    pub broker: Broker,
+    /// Its handlers.
+    pub subscriptions: Vec<Subscription>,
+    /// Which loops to run.
+    pub roles: Roles,
+    /// Times.
+    pub tuning: Tuning,
+}
+
+/// The running loops of one service. Dropped without [`Engine::stop`] they end where they are, as in
+/// a crash: nothing is lost, but leases have to run out.
+pub struct Engine {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+    keeper: Arc<Keeper>,
+    scopes: Vec<String>,
+    publisher: Publisher,
+}
+
+impl Engine {
+    /// Starts the loops; the database and the transport may come later.
+    pub fn start(config: EngineConfig) -> Self {
+        let EngineConfig {
+            service,
+            store,
+            broker,
+            subscriptions,
+            roles,
+            tuning,
+        } = config;
+        let keeper = shared_keeper(&store, tuning.lease);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let mut scopes = Vec::new();
+        if roles.relay {
+            scopes.push(format!("{service}/relay"));
+            tasks.spawn(Relay::new(&service, &store, &broker, &keeper).run(stop.clone()));
+        }
+        if roles.worker {
+            scopes.push(format!("{service}/worker"));
+            let subscriptions: Vec<Arc<Subscription>> = subscriptions.into_iter().map(Arc::new).collect();
+            let retention = Retention {
+                store: store.clone(),
+                subscriptions: subscriptions.iter().map(|one| one.name.clone()).collect(),
+                outbox: tuning.keep_outbox,
+                inbox: tuning.keep_inbox,
+                every: tuning.clean_every,
+            };
+            tasks.spawn(retention.run(stop.clone()));
+            for subscription in &subscriptions {
+                let consumer = Consumer {
+                    service: service.clone(),
+                    store: store.clone(),
+                    subscription: subscription.clone(),
+                };
+                tasks.spawn(consumer.run(broker.clone(), keeper.clone(), stop.clone()));
+            }
+            if !subscriptions.is_empty() {
+                let retrier = Retrier {
+                    service: service.clone(),
+                    store: store.clone(),
+                    subscriptions,
+                };
+                tasks.spawn(retrier.run(stop.clone()));
+            }
+        }
+        let publisher = Publisher::new(&service, store, broker);
+        Self {
+            stop,
+            tasks,
+            keeper,
+            scopes,
+            publisher,
+        }
+    }
+
+    /// Publishes for this service.
+    pub fn publisher(&self) -> Publisher {
+        self.publisher.clone()
+    }
+
+    /// Stops taking work, lets the batch in hand finish within `limit`, gives the leases back. What is
+    /// not finished by then is dropped as in a crash and comes again.
+    pub async fn stop(mut self, limit: Duration) {
+        self.stop.cancel();
+        let drained = tokio::time::timeout(limit, async { while self.tasks.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            tracing::warn!(
+                ?limit,
+                "work was still running at the end of the drain; it will be redelivered"
+            );
+            self.tasks.shutdown().await;
+        }
+        for scope in &self.scopes {
+            let left = tokio::time::timeout(Duration::from_secs(2), self.keeper.leave(scope)).await;
+            if !matches!(left, Ok(Ok(()))) {
+                tracing::info!(scope, "the lease was not given back; it runs out by itself");
+            }
+        }
+    }
+}
+
+/// One keeper per database and process: its renewal, shares and poll serve all services on it.
+fn shared_keeper(store: &Store, lease: Duration) -> Arc<Keeper> {
+    let mut slot = store.keeper().lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(keeper) = slot.upgrade() {
+        return keeper;
+    }
+    let keeper = Keeper::start(store.clone(), lease);
+    *slot = Arc::downgrade(&keeper);
+    keeper
+}
+
+/// Where a store remembers its keeper.
+pub(crate) type KeeperSlot = Mutex<Weak<Keeper>>;

@@ -1,0 +1,216 @@
+//! Who works on which partition: one lease per (scope, slot) with owner, epoch and expiry, all by the
+//! database's clock. A scope is one role of one service (`orders/relay`), a slot one of its partitions.
+//!
+//! One task per process and database renews all leases of the process in one statement, shares the
+//! slots fairly among the living members of a scope, and polls for rows that no signal announced.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use crate::PARTITIONS;
+use crate::failpoint::mutant;
+use crate::store::lease_rows::{self, Scope};
+use crate::store::{Store, StoreError, Tx};
+
+/// A held slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// Grows with every change of owner; checked in the transaction that acts on the lease.
+    pub epoch: i64,
+    /// The owner before did not release it: it died, and perhaps one of its messages killed it.
+    pub inherited: bool,
+}
+
+/// The slots this process holds in a scope, and until when it may believe so.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub slots: BTreeMap<i64, Slot>,
+    until: Instant,
+}
+
+impl Held {
+    fn none() -> Self {
+        Self {
+            slots: BTreeMap::new(),
+            until: Instant::now(),
+        }
+    }
+
+    /// The slots, or none when the lease has run out unrenewed.
+    pub fn valid(&self) -> BTreeMap<i64, Slot> {
+        if Instant::now() < self.until || mutant!(NoFencing) {
+            self.slots.clone()
+        } else {
+            BTreeMap::new()
+        }
+    }
+}
+
+/// The leases of this process on one database.
+pub(crate) struct Keeper {
+    store: Store,
+    owner: Uuid,
+    ttl: Duration,
+    scopes: Mutex<BTreeMap<String, watch::Sender<Held>>>,
+    joined: Arc<Notify>,
+    _stop: DropGuard,
+}
+
+impl Keeper {
+    /// Starts the keeper of `store`; it stops when dropped.
+    pub fn start(store: Store, ttl: Duration) -> Arc<Self> {
+        let stop = CancellationToken::new();
+        let joined = Arc::new(Notify::new());
+        let keeper = Arc::new(Self {
+            store: store.clone(),
+            owner: Uuid::now_v7(),
+            ttl,
+            scopes: Mutex::new(BTreeMap::new()),
+            joined: joined.clone(),
+            _stop: stop.clone().drop_guard(),
+        });
+        let weak = Arc::downgrade(&keeper);
+        let beat = ttl * 3 / 10;
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            while let Some(keeper) = weak.upgrade() {
+                if let Err(error) = keeper.beat().await {
+                    tracing::warn!(error = %crate::failure::chain(&error), "leases not renewed");
+                }
+                // Not kept over the wait: the last engine to stop drops the keeper and so ends this task.
+                drop(keeper);
+                tokio::select! {
+                    () = stopped.cancelled() => return,
+                    () = tokio::time::sleep(beat) => {}
+                    () = joined.notified() => {}
+                }
+            }
+        });
+        tokio::spawn(async move { store.exchange_wake_ups(stop).await });
+        keeper
+    }
+
+    /// Joins `scope`; what the receiver shows changes as slots come and go.
+    pub fn join(&self, scope: &str) -> watch::Receiver<Held> {
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        let receiver = scopes
+            .entry(scope.to_owned())
+            .or_insert_with(|| watch::Sender::new(Held::none()))
+            .subscribe();
+        self.joined.notify_one();
+        receiver
+    }
+
+    /// Gives the slots of `scope` back, so that others need not wait for the lease to run out.
+    pub async fn leave(&self, scope: &str) -> Result<(), StoreError> {
+        let sender = self.scopes.lock().unwrap_or_else(PoisonError::into_inner).remove(scope);
+        if let Some(sender) = sender {
+            sender.send_replace(Held::none());
+        }
+        lease_rows::leave(&self.store, scope, self.owner).await
+    }
+
+    /// Whether `slots` of `scope` are still this process's, checked inside `tx`: a take-over waits
+    /// until `tx` has ended.
+    pub async fn fence(&self, tx: &Tx, scope: &str, slots: &BTreeMap<i64, Slot>) -> Result<bool, StoreError> {
+        if mutant!(NoFencing) {
+            return Ok(true);
+        }
+        lease_rows::fence(tx, scope, self.owner, slots).await
+    }
+
+    /// As [`Keeper::fence`] outside a transaction: a late check that makes a stale action unlikely,
+    /// where only the fence makes it impossible.
+    pub async fn still_held(&self, scope: &str, slots: &BTreeMap<i64, Slot>) -> Result<bool, StoreError> {
+        if mutant!(NoFencing) {
+            return Ok(true);
+        }
+        lease_rows::still_held(&self.store, scope, self.owner, slots).await
+    }
+
+    fn scope_names(&self) -> Vec<String> {
+        self.scopes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .cloned()
+            .collect()
+    }
+
+    /// Renews, shares out, polls.
+    async fn beat(&self) -> Result<(), StoreError> {
+        let scopes = self.scope_names();
+        if scopes.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        lease_rows::renew(&self.store, self.owner, self.ttl).await?;
+        let found = lease_rows::scopes(&self.store, self.owner, scopes).await?;
+        for (name, scope) in found {
+            let slots = self.share(&name, scope).await?;
+            self.show(&name, slots, started + self.ttl * 8 / 10);
+        }
+        // Rows that no signal announced: another process's on SQLite, a lost NOTIFY.
+        let wake = lease_rows::waiting(&self.store).await?;
+        self.store.signals().ring_here(wake);
+        Ok(())
+    }
+
+    /// Takes or releases slots until this process has its fair part; answers what it holds.
+    async fn share(&self, name: &str, scope: Scope) -> Result<BTreeMap<i64, Slot>, StoreError> {
+        if !scope.joined {
+            lease_rows::enter(&self.store, name, self.owner, self.ttl).await?;
+        }
+        let others = scope.members - usize::from(scope.joined);
+        let fair = usize::from(PARTITIONS).div_ceil(others + 1);
+        let mut held: BTreeMap<i64, Slot> = scope
+            .mine
+            .iter()
+            .map(|(slot, epoch)| {
+                (
+                    *slot,
+                    Slot {
+                        epoch: *epoch,
+                        inherited: false,
+                    },
+                )
+            })
+            .collect();
+        while held.len() > fair {
+            let Some((slot, _)) = held.pop_last() else { break };
+            lease_rows::release(&self.store, name, self.owner, slot).await?;
+        }
+        // A scope nobody has used before has no rows yet.
+        let open: Vec<i64> = if scope.slots == 0 {
+            (0..i64::from(PARTITIONS)).collect()
+        } else {
+            scope.open
+        };
+        let want: Vec<i64> = open.into_iter().take(fair.saturating_sub(held.len())).collect();
+        if !want.is_empty() {
+            held.extend(lease_rows::take(&self.store, name, self.owner, want, self.ttl).await?);
+        }
+        Ok(held)
+    }
+
+    fn show(&self, name: &str, mut slots: BTreeMap<i64, Slot>, until: Instant) {
+        let scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sender) = scopes.get(name) else { return };
+        sender.send_if_modified(|held| {
+            for (slot, now) in &mut slots {
+                if let Some(before) = held.slots.get(slot).filter(|before| before.epoch == now.epoch) {
+                    now.inherited = before.inherited;
+                }
+            }
+            let changed = held.slots != slots;
+            held.slots = slots;
+            held.until = until;
+            changed
+        });
+    }
+}

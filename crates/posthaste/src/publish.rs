@@ -1,0 +1,83 @@
+//! Publishing without a transaction of the caller's: straight to the transport, and to the outbox
+//! while the transport is away.
+
+use crate::broker::{Broker, BrokerError};
+use crate::failure::chain;
+use crate::message::Message;
+use crate::outbox;
+use crate::store::{Store, StoreError};
+use crate::telemetry::metric;
+
+/// Where an accepted message lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The transport has confirmed it.
+    Broker,
+    /// It waits in the outbox until the transport is back.
+    Outbox,
+}
+
+/// Neither the transport nor the outbox could take the message.
+#[derive(Debug, thiserror::Error)]
+#[error("neither the transport ({broker}) nor the outbox could take the message")]
+pub struct PublishError {
+    /// What the transport said.
+    pub broker: BrokerError,
+    /// What the database said.
+    #[source]
+    pub store: StoreError,
+}
+
+/// Publishes for one service. Cheap to clone.
+#[derive(Clone)]
+pub struct Publisher {
+    service: String,
+    store: Store,
+    broker: Broker,
+}
+
+impl Publisher {
+    /// A publisher for `service` on `broker`, with the outbox in `store` to fall back on.
+    pub fn new(service: &str, store: Store, broker: Broker) -> Self {
+        Self {
+            service: service.to_owned(),
+            store,
+            broker,
+        }
+    }
+
+    /// The transport.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Publishes `message`; once this answers `Ok` it is durable. When the transport's answer was lost
+    /// it may go out twice, under one id.
+    ///
+    /// # Errors
+    /// When neither the transport nor the outbox took it; the caller may try again with the same id.
+    pub async fn publish(&self, mut message: Message) -> Result<Via, PublishError> {
+        if message.source.is_empty() {
+            message.source.clone_from(&self.service);
+        }
+        let spare = message.clone();
+        let broker = match self.broker.publish_grouped(message).await {
+            Ok(()) => {
+                metrics::counter!(metric::SENT).increment(1);
+                return Ok(Via::Broker);
+            }
+            Err(error) => error,
+        };
+        tracing::warn!(service = self.service, message_id = %spare.id, error = %chain(&broker), "not published; to the outbox");
+        match self.append(spare).await {
+            Ok(()) => Ok(Via::Outbox),
+            Err(store) => Err(PublishError { broker, store }),
+        }
+    }
+
+    async fn append(&self, message: Message) -> Result<(), StoreError> {
+        let mut tx = self.store.begin().await?;
+        outbox::append(&mut tx, &self.service, message).await?;
+        tx.commit().await
+    }
+}

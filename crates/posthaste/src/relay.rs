@@ -1,0 +1,301 @@
+//! Carries outbox rows to the transport: claim → publish → confirm → mark.
+//!
+//! The partitions it works on are leased; the mark is refused in the transaction that would write it
+//! once the lease is another's. A row stays pending until the transport has confirmed it, however
+//! long the transport is away. After a failure the rest of the same key waits, other keys go on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::broker::{Broker, BrokerError};
+use crate::failpoint::{self, mutant};
+use crate::failure::chain;
+use crate::floor::Floor;
+use crate::lease::{Held, Keeper, Slot};
+use crate::retry::{back_off, jitter};
+use crate::store::outbox_rows::{self as outbox, Pending};
+use crate::store::{Store, StoreError};
+use crate::telemetry::{self, metric};
+
+const BATCH: u64 = 500;
+/// How long the transport may take to confirm a batch; afterwards its outcome counts as unknown.
+const CONFIRM: Duration = Duration::from_secs(30);
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(5);
+
+/// One message's lane through the transport: later ones must not overtake it.
+type Lane = (String, String);
+
+pub(crate) struct Relay {
+    service: String,
+    scope: String,
+    store: Store,
+    broker: Broker,
+    keeper: Arc<Keeper>,
+    held: watch::Receiver<Held>,
+    slots: BTreeMap<i64, Slot>,
+    floor: Floor,
+    /// Lanes whose oldest message failed: how often, and when it is tried again.
+    waiting: HashMap<Lane, (u32, Instant)>,
+    next_due: Option<Instant>,
+    #[cfg(feature = "explore")]
+    cursor: i64,
+}
+
+/// What a step found.
+enum Step {
+    Moved,
+    Idle,
+}
+
+impl Relay {
+    pub fn new(service: &str, store: &Store, broker: &Broker, keeper: &Arc<Keeper>) -> Self {
+        let scope = format!("{service}/relay");
+        Self {
+            service: service.to_owned(),
+            held: keeper.join(&scope),
+            scope,
+            store: store.clone(),
+            broker: broker.clone(),
+            keeper: keeper.clone(),
+            slots: BTreeMap::new(),
+            floor: Floor::default(),
+            waiting: HashMap::new(),
+            next_due: None,
+            #[cfg(feature = "explore")]
+            cursor: 0,
+        }
+    }
+
+    /// Runs until `stop`; the batch in hand is finished.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut signal = self.store.signals().outbox();
+        let mut failures = 0u32;
+        while !stop.is_cancelled() {
+            // Seen as of now, before the look: what comes in between ends the wait below at once.
+            signal.borrow_and_update();
+            let pause = match self.step().await {
+                Ok(Step::Moved) => {
+                    failures = 0;
+                    continue;
+                }
+                Ok(Step::Idle) => {
+                    failures = 0;
+                    self.until_next()
+                }
+                Err(error) => {
+                    // Once at the start of an outage, not at every attempt.
+                    if failures == 0 {
+                        tracing::warn!(service = self.service, error = %chain(&error), "the relay waits for the database");
+                    }
+                    failures += 1;
+                    self.floor.reset();
+                    Some(back_off(failures, FIRST_DELAY, MAX_DELAY, jitter()))
+                }
+            };
+            let timer = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let ended = tokio::select! {
+                () = stop.cancelled() => true,
+                () = timer => false,
+                changed = signal.changed(), if failures == 0 => changed.is_err(),
+                changed = self.held.changed() => changed.is_err(),
+            };
+            if ended {
+                return;
+            }
+        }
+    }
+
+    fn until_next(&self) -> Option<Duration> {
+        let lanes = self.waiting.values().map(|(_, at)| *at);
+        let next = lanes.chain(self.next_due).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    async fn step(&mut self) -> Result<Step, StoreError> {
+        let slots = self.held.borrow_and_update().valid();
+        if slots != self.slots {
+            self.floor.reset();
+            self.slots = slots;
+            self.next_due = Some(Instant::now());
+        }
+        if self.slots.is_empty() {
+            return Ok(Step::Idle);
+        }
+        let partitions: Vec<i64> = self.slots.keys().copied().collect();
+        if self.next_due.is_some_and(|at| at <= Instant::now()) {
+            self.next_due = None;
+            let due = outbox::due(&self.store, &self.service, &partitions, BATCH).await?;
+            if !due.is_empty() {
+                self.forward(due).await?;
+                self.next_due = Some(Instant::now());
+                return Ok(Step::Moved);
+            }
+        }
+        self.waiting.retain(|_, (_, at)| *at > Instant::now() - MAX_DELAY);
+        let mut after = self.start();
+        loop {
+            let page = outbox::pending(&self.store, &self.service, &partitions, after, BATCH).await?;
+            let Some(last) = page.rows.last().map(|row| row.seq) else {
+                break;
+            };
+            failpoint::hit("relay.claimed").await;
+            let full = page.rows.len() as u64 == BATCH;
+            let read = page.rows.len();
+            let now = Instant::now();
+            let ready: Vec<Pending> = page
+                .rows
+                .into_iter()
+                .filter(|row| lane(row).is_none_or(|lane| self.waiting.get(&lane).is_none_or(|(_, at)| *at <= now)))
+                .collect();
+            let whole = ready.len() == read && after == self.floor.at();
+            if ready.is_empty() {
+                if !full {
+                    break;
+                }
+                after = last;
+                continue;
+            }
+            if whole {
+                self.floor.read_to(last, page.xmin, page.xmax);
+            }
+            #[cfg(feature = "explore")]
+            {
+                self.cursor = last;
+            }
+            if self.forward(ready).await? && whole {
+                self.floor.settled();
+            } else {
+                self.floor.reset();
+            }
+            return Ok(Step::Moved);
+        }
+        if self.next_due.is_none() {
+            let wait = outbox::next_due(&self.store, &self.service).await?;
+            self.next_due = wait.map(|wait| Instant::now() + Duration::from_secs_f64(wait.clamp(0.0, 3600.0)));
+        }
+        Ok(Step::Idle)
+    }
+
+    fn start(&self) -> i64 {
+        #[cfg(feature = "explore")]
+        if mutant!(Cursor) {
+            return self.cursor;
+        }
+        self.floor.at()
+    }
+
+    /// Publishes `rows` and marks what was confirmed; answers whether that was all of them.
+    async fn forward(&mut self, rows: Vec<Pending>) -> Result<bool, StoreError> {
+        if !self.keeper.still_held(&self.scope, &self.slots).await? {
+            return self.fenced().await;
+        }
+        let seqs: Vec<i64> = rows.iter().map(|row| row.seq).collect();
+        if mutant!(MarkBeforeConfirm) {
+            self.mark(&seqs).await?;
+        }
+        let lanes: Vec<Option<Lane>> = rows.iter().map(lane).collect();
+        let ages: Vec<f64> = rows.iter().map(|row| row.age).collect();
+        let started = Instant::now();
+        let results = self.publish(rows).await;
+        failpoint::hit("relay.published").await;
+        let took = started.elapsed();
+        metrics::histogram!(metric::BROKER_OPERATION, "messaging_operation_name" => "send").record(took);
+        let mut confirmed = Vec::with_capacity(seqs.len());
+        let mut failed: Option<BrokerError> = None;
+        for ((result, lane), (seq, age)) in results.into_iter().zip(lanes).zip(seqs.iter().zip(ages)) {
+            match result {
+                Ok(()) => {
+                    if let Some(lane) = &lane {
+                        self.waiting.remove(lane);
+                    }
+                    metrics::histogram!(metric::OUTBOX_LAG).record(age + took.as_secs_f64());
+                    confirmed.push(*seq);
+                }
+                Err(error) => {
+                    if let Some(lane) = lane {
+                        let times = self.waiting.get(&lane).map_or(0, |(times, _)| *times);
+                        let again = Instant::now() + back_off(times, FIRST_DELAY, MAX_DELAY, jitter());
+                        self.waiting.insert(lane, (times.saturating_add(1), again));
+                    }
+                    failed = Some(error);
+                }
+            }
+        }
+        metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "ok").increment(confirmed.len() as u64);
+        metrics::counter!(metric::SENT).increment(confirmed.len() as u64);
+        if let Some(error) = &failed {
+            let count = seqs.len() - confirmed.len();
+            metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "failed").increment(count as u64);
+            tracing::warn!(service = self.service, messages = count, error = %chain(error), "not published; they stay pending");
+        }
+        if !confirmed.is_empty() && !mutant!(MarkBeforeConfirm) && !self.mark(&confirmed).await? {
+            return self.fenced().await;
+        }
+        failpoint::hit("relay.marked").await;
+        Ok(failed.is_none())
+    }
+
+    async fn publish(&self, rows: Vec<Pending>) -> Vec<Result<(), BrokerError>> {
+        let count = rows.len();
+        let span = tracing::info_span!(
+            "send",
+            otel.kind = "producer",
+            messaging.operation.name = "send",
+            messaging.system = self.broker.name(),
+            messaging.batch.message_count = count,
+        );
+        for row in &rows {
+            if let Some(traceparent) = &row.message.traceparent {
+                telemetry::link_trace(&span, traceparent);
+            }
+        }
+        let messages = rows.into_iter().map(|row| row.message).collect();
+        match tokio::time::timeout(CONFIRM, self.broker.publish(messages).instrument(span)).await {
+            Ok(results) => results,
+            Err(_elapsed) => vec![Err(BrokerError::Deadline(CONFIRM)); count],
+        }
+    }
+
+    async fn mark(&self, seqs: &[i64]) -> Result<bool, StoreError> {
+        let tx = self.store.begin().await?;
+        if !self.keeper.fence(&tx, &self.scope, &self.slots).await? {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        outbox::mark_published(&tx, seqs.iter().copied()).await?;
+        failpoint::hit("relay.marking").await;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// The lease is another's: its holder goes on, and the keeper will show what is left to this one.
+    async fn fenced(&mut self) -> Result<bool, StoreError> {
+        tracing::info!(service = self.service, "the relay lost a lease; its new holder goes on");
+        self.slots.clear();
+        // The keeper's next round corrects what `held` shows; until then there is nothing to do here.
+        let changed = tokio::time::timeout(MAX_DELAY, self.held.changed()).await;
+        match changed {
+            Ok(Err(_keeper_gone)) => Err(StoreError::Stopped),
+            Ok(Ok(())) | Err(_) => Ok(false),
+        }
+    }
+}
+
+/// Messages without a key ask for no order and hold nothing back.
+fn lane(row: &Pending) -> Option<Lane> {
+    row.message
+        .key
+        .as_ref()
+        .map(|key| (row.message.topic.clone(), key.clone()))
+}

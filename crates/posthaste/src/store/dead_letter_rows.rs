@@ -1,0 +1,81 @@
+//! Dead letters: rows of `inbox_messages` that were given up.
+
+use chrono::{DateTime, Utc};
+use sea_orm::Value;
+
+use super::{Row, Store, StoreError, Wake};
+use crate::dead_letter::{DeadLetter, Selection};
+use crate::envelope;
+
+const COLUMNS: &str = "subscription, message_id, event_type, topic, message_key, headers, body, attempts, error, received_at, \
+    first_failed_at, last_failed_at";
+
+/// The WHERE clause for `selection` and its values.
+fn chosen(store: &Store, selection: &Selection) -> (String, Vec<Value>) {
+    let mut clause = "status = 'dead'".to_owned();
+    let mut values = Vec::new();
+    if let Some(subscription) = &selection.subscription {
+        values.push(subscription.as_str().into());
+        clause.push_str(&format!(" AND subscription = ${}", values.len()));
+    }
+    if !selection.ids.is_empty() {
+        values.push(store.dialect().uuids(selection.ids.iter().map(|id| id.0)));
+        clause.push_str(&format!(" AND message_id {{in:${}}}", values.len()));
+    }
+    (clause, values)
+}
+
+pub(crate) async fn list(store: &Store, selection: &Selection, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
+    let (clause, mut values) = chosen(store, selection);
+    values.push(i64::from(limit).into());
+    let sql = format!(
+        "SELECT {COLUMNS} FROM inbox_messages WHERE {clause} ORDER BY last_failed_at DESC LIMIT ${}",
+        values.len()
+    );
+    store.query(&sql, values).await?.iter().map(read).collect()
+}
+
+fn read(row: &Row) -> Result<DeadLetter, StoreError> {
+    let time = |column: &str| -> Result<Option<DateTime<Utc>>, StoreError> { row.time_or_null(column) };
+    Ok(DeadLetter {
+        subscription: row.get("subscription")?,
+        message: envelope::read(row, "message_id")?,
+        attempts: row.get::<i32>("attempts")?.cast_unsigned(),
+        error: row.get::<Option<String>>("error")?.unwrap_or_default(),
+        received_at: row.time("received_at")?,
+        first_failed_at: time("first_failed_at")?,
+        last_failed_at: time("last_failed_at")?,
+    })
+}
+
+/// Parks the chosen rows again, due now, with their attempts ahead of them.
+pub(crate) async fn replay(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
+    let (clause, values) = chosen(store, selection);
+    let mut tx = store.begin().await?;
+    let sql = format!("UPDATE inbox_messages SET status = 'parked', attempts = 0, due_at = {{now}} WHERE {clause}");
+    let count = tx.execute(&sql, values).await?;
+    tx.wake_after_commit(Wake::PARKED);
+    tx.commit().await?;
+    Ok(count)
+}
+
+pub(crate) async fn discard(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
+    let (clause, values) = chosen(store, selection);
+    // Kept as a mark, so that a late duplicate of what was thrown away does not come to life.
+    let sql = format!(
+        "UPDATE inbox_messages SET status = 'processed', processed_at = {{now}}, due_at = NULL, parked_seq = NULL, \
+         body = NULL, headers = NULL WHERE {clause}"
+    );
+    store.execute(&sql, values).await
+}
+
+/// How many dead letters each queue has.
+pub(crate) async fn count_by_queue(store: &Store) -> Result<Vec<(String, i64)>, StoreError> {
+    let sql = "SELECT COALESCE(topic, '') AS topic, COUNT(*) AS number FROM inbox_messages WHERE status = 'dead' GROUP BY topic";
+    store
+        .query(sql, vec![])
+        .await?
+        .iter()
+        .map(|row| Ok((row.get("topic")?, row.get("number")?)))
+        .collect()
+}

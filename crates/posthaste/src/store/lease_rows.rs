@@ -1,0 +1,208 @@
+//! The rows of `leases`. Slots from 0 on are partitions; a member of a scope that is alive has a row
+//! under a negative number of its own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Row, Store, StoreError, Tx, Wake};
+use crate::PARTITIONS;
+use crate::lease::Slot;
+
+/// Each process picks its number from its owner id.
+fn member_slot(owner: Uuid) -> i64 {
+    -1 - i64::from((owner.as_u128() as u32) >> 2)
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+const HELD: &str =
+    "SELECT slot, epoch FROM leases WHERE scope = $1 AND owner = $2 AND slot {in:$3} AND expires_at > {now}";
+
+pub(crate) async fn fence(tx: &Tx, scope: &str, owner: Uuid, slots: &BTreeMap<i64, Slot>) -> Result<bool, StoreError> {
+    let dialect = tx.dialect();
+    let values = vec![scope.into(), dialect.uuid(owner), dialect.ints(slots.keys().copied())];
+    all_held(&tx.query(&format!("{HELD} {{for_share}}"), values).await?, slots)
+}
+
+pub(crate) async fn still_held(
+    store: &Store,
+    scope: &str,
+    owner: Uuid,
+    slots: &BTreeMap<i64, Slot>,
+) -> Result<bool, StoreError> {
+    let dialect = store.dialect();
+    let values = vec![scope.into(), dialect.uuid(owner), dialect.ints(slots.keys().copied())];
+    all_held(&store.query(HELD, values).await?, slots)
+}
+
+fn all_held(rows: &[Row], slots: &BTreeMap<i64, Slot>) -> Result<bool, StoreError> {
+    let mut good = 0;
+    for row in rows {
+        let slot: i32 = row.get("slot")?;
+        let epoch: i64 = row.get("epoch")?;
+        good += usize::from(slots.get(&i64::from(slot)).is_some_and(|held| held.epoch == epoch));
+    }
+    Ok(good == slots.len())
+}
+
+pub(crate) async fn renew(store: &Store, owner: Uuid, ttl: Duration) -> Result<(), StoreError> {
+    let sql = "UPDATE leases SET expires_at = {after:$1} WHERE owner = $2";
+    store
+        .execute(sql, vec![micros(ttl).into(), store.dialect().uuid(owner)])
+        .await
+        .map(drop)
+}
+
+/// What one process sees of a scope.
+#[derive(Default)]
+pub(crate) struct Scope {
+    /// Living members, this process included once it has joined.
+    pub members: usize,
+    /// This process has its member row.
+    pub joined: bool,
+    /// Partitions that have a row; 0 in a scope that nobody has used yet.
+    pub slots: usize,
+    /// Slots of this process with their epochs.
+    pub mine: BTreeMap<i64, i64>,
+    /// Slots that may be taken.
+    pub open: Vec<i64>,
+}
+
+pub(crate) async fn scopes(
+    store: &Store,
+    owner: Uuid,
+    names: Vec<String>,
+) -> Result<BTreeMap<String, Scope>, StoreError> {
+    let sql = "SELECT scope, slot, owner, epoch, CASE WHEN expires_at > {now} THEN 0 ELSE 1 END AS expired \
+        FROM leases WHERE scope {in:$1} ORDER BY scope, slot";
+    let rows = store.query(sql, vec![store.dialect().texts(names.clone())]).await?;
+    let mut found: BTreeMap<String, Scope> = names.into_iter().map(|name| (name, Scope::default())).collect();
+    for row in &rows {
+        let Some(scope) = found.get_mut(&row.get::<String>("scope")?) else {
+            continue;
+        };
+        let slot = i64::from(row.get::<i32>("slot")?);
+        let holder = row.uuid_or_null("owner")?;
+        let alive = row.get::<i32>("expired")? == 0;
+        let mine = holder == Some(owner) && alive;
+        if slot < 0 {
+            scope.members += usize::from(alive);
+            scope.joined |= mine;
+            continue;
+        }
+        scope.slots += 1;
+        if mine {
+            scope.mine.insert(slot, row.get("epoch")?);
+        } else if holder.is_none() || !alive {
+            scope.open.push(slot);
+        }
+    }
+    Ok(found)
+}
+
+/// Makes this process a member of `scope`, and the scope's slots if it is new.
+pub(crate) async fn enter(store: &Store, scope: &str, owner: Uuid, ttl: Duration) -> Result<(), StoreError> {
+    let tx = store.begin().await?;
+    let sql = "INSERT INTO leases (scope, slot, owner, expires_at) VALUES ($1, $2, $3, {after:$4}) \
+        ON CONFLICT (scope, slot) DO UPDATE SET expires_at = excluded.expires_at, owner = excluded.owner";
+    tx.execute(
+        sql,
+        vec![
+            scope.into(),
+            member_slot(owner).into(),
+            tx.dialect().uuid(owner),
+            micros(ttl).into(),
+        ],
+    )
+    .await?;
+    for slot in 0..i64::from(PARTITIONS) {
+        let sql = "INSERT INTO leases (scope, slot, expires_at) VALUES ($1, $2, {now}) ON CONFLICT DO NOTHING";
+        tx.execute(sql, vec![scope.into(), slot.into()]).await?;
+    }
+    // Members that died.
+    tx.execute(
+        "DELETE FROM leases WHERE scope = $1 AND slot < 0 AND expires_at <= {now}",
+        vec![scope.into()],
+    )
+    .await?;
+    tx.commit().await
+}
+
+/// Takes those of `want` that are still free or expired.
+pub(crate) async fn take(
+    store: &Store,
+    scope: &str,
+    owner: Uuid,
+    want: Vec<i64>,
+    ttl: Duration,
+) -> Result<BTreeMap<i64, Slot>, StoreError> {
+    let dialect = store.dialect();
+    let tx = store.begin().await?;
+    // Who held it is read under the lock that the update needs, in slot order against deadlocks.
+    let sql = "SELECT slot, owner FROM leases WHERE scope = $1 AND slot {in:$2} AND (owner IS NULL OR expires_at <= {now}) \
+        ORDER BY slot {skip_locked}";
+    let mut died = BTreeMap::new();
+    for row in tx.query(sql, vec![scope.into(), dialect.ints(want)]).await? {
+        died.insert(i64::from(row.get::<i32>("slot")?), row.uuid_or_null("owner")?.is_some());
+    }
+    let sql = "UPDATE leases SET owner = $1, epoch = epoch + 1, expires_at = {after:$2} WHERE scope = $3 AND slot {in:$4} \
+        RETURNING slot, epoch";
+    let slots = dialect.ints(died.keys().copied());
+    let mut taken = BTreeMap::new();
+    for row in tx
+        .query(sql, vec![dialect.uuid(owner), micros(ttl).into(), scope.into(), slots])
+        .await?
+    {
+        let slot = i64::from(row.get::<i32>("slot")?);
+        taken.insert(
+            slot,
+            Slot {
+                epoch: row.get("epoch")?,
+                inherited: died.get(&slot).copied().unwrap_or(true),
+            },
+        );
+    }
+    tx.commit().await?;
+    Ok(taken)
+}
+
+pub(crate) async fn release(store: &Store, scope: &str, owner: Uuid, slot: i64) -> Result<(), StoreError> {
+    let sql = "UPDATE leases SET owner = NULL, expires_at = {now} WHERE scope = $1 AND slot = $2 AND owner = $3";
+    store
+        .execute(sql, vec![scope.into(), slot.into(), store.dialect().uuid(owner)])
+        .await
+        .map(drop)
+}
+
+/// Releases every slot of `scope` and ends the membership.
+pub(crate) async fn leave(store: &Store, scope: &str, owner: Uuid) -> Result<(), StoreError> {
+    let tx = store.begin().await?;
+    let sql = "UPDATE leases SET owner = NULL, expires_at = {now} WHERE scope = $1 AND owner = $2 AND slot >= 0";
+    tx.execute(sql, vec![scope.into(), tx.dialect().uuid(owner)]).await?;
+    let sql = "DELETE FROM leases WHERE scope = $1 AND slot = $2";
+    tx.execute(sql, vec![scope.into(), member_slot(owner).into()]).await?;
+    tx.commit().await
+}
+
+/// Which loops have rows waiting.
+pub(crate) async fn waiting(store: &Store) -> Result<Wake, StoreError> {
+    let sql = "SELECT \
+        CASE WHEN EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND (due_at IS NULL OR due_at <= {now})) \
+            THEN 1 ELSE 0 END AS outbox, \
+        CASE WHEN EXISTS (SELECT 1 FROM queue_messages) THEN 1 ELSE 0 END AS queue, \
+        CASE WHEN EXISTS (SELECT 1 FROM inbox_messages WHERE status = 'parked' AND due_at <= {now}) THEN 1 ELSE 0 END AS parked";
+    let rows = store.query(sql, vec![]).await?;
+    let Some(row) = rows.first() else {
+        return Ok(Wake::default());
+    };
+    let is = |column: &str| Ok::<bool, StoreError>(row.get::<i32>(column)? == 1);
+    Ok(Wake {
+        outbox: is("outbox")?,
+        queue: is("queue")?,
+        parked: is("parked")?,
+    })
+}

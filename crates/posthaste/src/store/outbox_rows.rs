@@ -1,0 +1,147 @@
+//! The rows of `outbox_messages`.
+
+use chrono::{DateTime, Utc};
+use sea_orm::Value;
+
+use crate::PARTITIONS;
+use crate::envelope;
+use crate::message::Message;
+use crate::store::{Column, Insert, OnConflict, Store, StoreError, Tx, Wake};
+
+const INSERT: Insert = Insert {
+    table: "outbox_messages",
+    columns: &[
+        Column::Plain("event_id"),
+        Column::Plain("service"),
+        Column::Plain("topic"),
+        Column::Plain("event_type"),
+        Column::Plain("partition_no"),
+        Column::Plain("message_key"),
+        Column::Plain("headers"),
+        Column::Plain("body"),
+        Column::Plain("correlation_id"),
+        Column::Plain("causation_id"),
+        Column::Plain("due_at"),
+    ],
+    on_conflict: OnConflict::Fail,
+    returning: None,
+};
+
+pub(crate) async fn append(
+    tx: &mut Tx,
+    service: &str,
+    messages: Vec<(Message, Option<DateTime<Utc>>)>,
+) -> Result<(), StoreError> {
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let dialect = tx.dialect();
+    let rows = messages.into_iter().map(|(mut message, due)| {
+        if message.source.is_empty() {
+            message.source = service.to_owned();
+        }
+        vec![
+            dialect.uuid(message.id.0),
+            service.into(),
+            Value::from(message.topic.as_str()),
+            Value::from(message.event_type.as_str()),
+            i32::from(message.partition(PARTITIONS)).into(),
+            Value::String(message.key.clone()),
+            Value::from(envelope::encode(&message)),
+            Value::Bytes(Some(message.body)),
+            Value::String(message.correlation_id),
+            Value::String(message.causation_id),
+            dialect.time_or_null(due),
+        ]
+    });
+    let rows = rows.collect();
+    INSERT.run(tx, rows).await?;
+    tx.wake_after_commit(Wake::OUTBOX);
+    Ok(())
+}
+
+/// A pending row on its way to the transport.
+pub(crate) struct Pending {
+    pub seq: i64,
+    pub message: Message,
+    pub age: f64,
+}
+
+const COLUMNS: &str = "seq, event_id, topic, event_type, message_key, headers, body, {age:created_at} AS age, \
+    {snapshot_xmin} AS snapshot_xmin, {snapshot_xmax} AS snapshot_xmax";
+
+/// Rows read in one snapshot (see `floor.rs`).
+pub(crate) struct Page {
+    pub rows: Vec<Pending>,
+    pub xmin: i64,
+    pub xmax: i64,
+}
+
+/// The oldest pending rows of `service` in `partitions` with a number above `after`, at most `limit`.
+pub(crate) async fn pending(
+    store: &Store,
+    service: &str,
+    partitions: &[i64],
+    after: i64,
+    limit: u64,
+) -> Result<Page, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM outbox_messages WHERE service = $1 AND status = 'pending' AND due_at IS NULL \
+         AND seq > $2 AND partition_no {{in:$3}} ORDER BY seq LIMIT $4"
+    );
+    let partitions = store.dialect().ints(partitions.iter().copied());
+    let found = store
+        .query(
+            &sql,
+            vec![service.into(), after.into(), partitions, limit.cast_signed().into()],
+        )
+        .await?;
+    let rows: Vec<Pending> = found.iter().map(read).collect::<Result<_, _>>()?;
+    let (xmin, xmax) = match found.last() {
+        Some(row) => (row.get("snapshot_xmin")?, row.get("snapshot_xmax")?),
+        None => (0, 0),
+    };
+    Ok(Page { rows, xmin, xmax })
+}
+
+/// The scheduled rows of `service` in `partitions` that are due.
+pub(crate) async fn due(
+    store: &Store,
+    service: &str,
+    partitions: &[i64],
+    limit: u64,
+) -> Result<Vec<Pending>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM outbox_messages WHERE status = 'pending' AND due_at <= {{now}} AND service = $1 \
+         AND partition_no {{in:$2}} ORDER BY due_at, seq LIMIT $3"
+    );
+    let partitions = store.dialect().ints(partitions.iter().copied());
+    let rows = store
+        .query(&sql, vec![service.into(), partitions, limit.cast_signed().into()])
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+/// How long until the next scheduled row of `service` is due; `None` when there is none.
+pub(crate) async fn next_due(store: &Store, service: &str) -> Result<Option<f64>, StoreError> {
+    let sql = "SELECT -({age:MIN(due_at)}) AS wait FROM outbox_messages \
+        WHERE status = 'pending' AND due_at IS NOT NULL AND service = $1";
+    let rows = store.query(sql, vec![service.into()]).await?;
+    rows.first().map_or(Ok(None), |row| row.get("wait"))
+}
+
+fn read(row: &crate::store::Row) -> Result<Pending, StoreError> {
+    Ok(Pending {
+        seq: row.get("seq")?,
+        message: envelope::read(row, "event_id")?,
+        age: row.get("age")?,
+    })
+}
+
+/// Marks `seqs` published inside `tx`.
+pub(crate) async fn mark_published(tx: &Tx, seqs: impl IntoIterator<Item = i64>) -> Result<u64, StoreError> {
+    let sql = "UPDATE outbox_messages SET status = 'published', published_at = {now} \
+        WHERE seq {in:$1} AND status = 'pending'";
+    let seqs = tx.dialect().ints(seqs);
+    tx.execute(sql, vec![seqs]).await
+}

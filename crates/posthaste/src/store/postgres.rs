@@ -1,0 +1,85 @@
+//! What is particular to PostgreSQL.
+
+use std::str::FromStr;
+
+use sea_orm::{DatabaseConnection, DbErr, RuntimeErr, SqlxPostgresConnector};
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use super::{Class, Dialect, Pools, StoreError, StoreOptions, mask};
+
+pub(super) type Opened = (Pools, DatabaseConnection, DatabaseConnection, Dialect);
+
+pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreError> {
+    let connect = PgConnectOptions::from_str(url)
+        .map_err(|error| StoreError::Url(format!("{} is no PostgreSQL URL: {error}", mask(url))))?
+        .application_name("posthaste")
+        .statement_cache_capacity(256)
+        // The server ends what our own deadline has given up on, so that no lock outlives it.
+        .options([
+            ("statement_timeout", "30s"),
+            ("lock_timeout", "10s"),
+            ("idle_in_transaction_session_timeout", "60s"),
+        ])
+        .disable_statement_logging();
+    let pool = PgPoolOptions::new()
+        .max_connections(options.connections)
+        .acquire_timeout(options.acquire)
+        // A round trip per checkout; a dead connection shows at its first statement and is retried above.
+        .test_before_acquire(false)
+        .max_lifetime(std::time::Duration::from_secs(1800))
+        .connect_lazy_with(connect);
+    let connection = SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone());
+    Ok((Pools::Postgres(pool), connection.clone(), connection, Dialect::Postgres))
+}
+
+/// See [`Dialect::sql`].
+pub(super) fn sql(text: &str) -> String {
+    super::expand(text, |token, argument| match (token, argument) {
+        ("now", _) => "clock_timestamp()".to_owned(),
+        ("after", Some(n)) => format!("(clock_timestamp() + {n} * interval '1 microsecond')"),
+        ("skip_locked", _) => "FOR UPDATE SKIP LOCKED".to_owned(),
+        ("for_share", _) => "FOR SHARE".to_owned(),
+        ("json", Some(n)) => format!("CAST({n} AS jsonb)"),
+        ("in", Some(n)) => format!("= ANY({n})"),
+        ("snapshot_xmin", _) => "(SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint)".to_owned(),
+        ("snapshot_xmax", _) => "(SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)".to_owned(),
+        ("next_parked", _) => "nextval('inbox_parked_seq')".to_owned(),
+        ("age", Some(column)) => format!("CAST(EXTRACT(EPOCH FROM clock_timestamp() - {column}) AS double precision)"),
+        _ => String::new(),
+    })
+}
+
+pub(super) fn classify(error: &DbErr) -> Option<Class> {
+    let runtime = match error {
+        DbErr::ConnectionAcquire(_) => return Some(Class::Unavailable),
+        DbErr::Conn(runtime) | DbErr::Exec(runtime) | DbErr::Query(runtime) => runtime,
+        _ => return None,
+    };
+    let RuntimeErr::SqlxError(error) = runtime else {
+        return None;
+    };
+    match error.as_ref() {
+        sqlx::Error::Database(database) => {
+            // SQLSTATE has five characters; SQLite's result codes have fewer.
+            let code = database.code().filter(|code| code.len() == 5)?;
+            match code.as_ref() {
+                "23505" => Some(Class::Duplicate),
+                "40001" | "40P01" | "55P03" => Some(Class::Collision),
+                // 57014 is our own statement_timeout or an operator's cancel.
+                "57014" => Some(Class::Unavailable),
+                // Connection, resources (disk full, too many connections), shutdown, system and read-only standby.
+                "25006" => Some(Class::Unavailable),
+                _ if ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Some(Class::Unavailable),
+                _ => None,
+            }
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => Some(Class::Unavailable),
+        _ => None,
+    }
+}

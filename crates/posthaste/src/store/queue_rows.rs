@@ -1,0 +1,94 @@
+//! The rows of `queue_messages`.
+
+use sea_orm::Value;
+
+use crate::PARTITIONS;
+use crate::broker::Delivery;
+use crate::envelope;
+use crate::floor::Floor;
+use crate::message::{Message, MessageId};
+use crate::store::{Column, Insert, OnConflict, Row, Store, StoreError, Tx, Wake};
+
+const INSERT: Insert = Insert {
+    table: "queue_messages",
+    columns: &[
+        Column::Plain("topic"),
+        Column::Plain("partition_no"),
+        Column::Plain("message_id"),
+        Column::Plain("event_type"),
+        Column::Plain("message_key"),
+        Column::Plain("headers"),
+        Column::Plain("body"),
+    ],
+    on_conflict: OnConflict::Fail,
+    returning: None,
+};
+
+pub(crate) async fn insert(tx: &mut Tx, messages: Vec<Message>) -> Result<(), StoreError> {
+    let dialect = tx.dialect();
+    let rows = messages.into_iter().map(|message| {
+        vec![
+            Value::from(message.topic.as_str()),
+            i32::from(message.partition(PARTITIONS)).into(),
+            dialect.uuid(message.id.0),
+            Value::from(message.event_type.as_str()),
+            Value::String(message.key.clone()),
+            Value::from(envelope::encode(&message)),
+            Value::Bytes(Some(message.body)),
+        ]
+    });
+    let rows = rows.collect();
+    INSERT.run(tx, rows).await?;
+    tx.wake_after_commit(Wake::QUEUE);
+    Ok(())
+}
+
+/// The oldest rows of `queue` in `slots` above `floor`, at most `max`, each with its slot.
+pub(crate) async fn read(
+    store: &Store,
+    queue: &str,
+    slots: &[i64],
+    floor: &mut Floor,
+    max: usize,
+) -> Result<Vec<(i64, Delivery)>, StoreError> {
+    let sql = "SELECT seq, partition_no, message_id, topic, event_type, message_key, headers, body, \
+        {snapshot_xmin} AS snapshot_xmin, {snapshot_xmax} AS snapshot_xmax \
+        FROM queue_messages WHERE topic = $1 AND seq > $2 AND partition_no {in:$3} ORDER BY seq LIMIT $4";
+    let slots = store.dialect().ints(slots.iter().copied());
+    let limit = i64::try_from(max).unwrap_or(i64::MAX);
+    let rows = store
+        .query(sql, vec![queue.into(), floor.at().into(), slots, limit.into()])
+        .await?;
+    let deliveries: Vec<(i64, Delivery)> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
+    if let (Some(row), Some((_, last))) = (rows.last(), deliveries.last()) {
+        floor.read_to(last.tag, row.get("snapshot_xmin")?, row.get("snapshot_xmax")?);
+    }
+    Ok(deliveries)
+}
+
+fn delivery(row: &Row) -> Result<(i64, Delivery), StoreError> {
+    // A row written by hand may have neither id nor headers.
+    let id = row.uuid("message_id").ok().map(MessageId);
+    let message = envelope::decode(
+        id.unwrap_or_default(),
+        row.get("topic")?,
+        row.get("event_type")?,
+        row.get("message_key")?,
+        row.get::<Option<String>>("headers")?.as_deref(),
+        row.get("body")?,
+    );
+    let delivery = Delivery {
+        tag: row.get("seq")?,
+        has_id: id.is_some(),
+        message,
+        redelivered: false,
+    };
+    Ok((i64::from(row.get::<i32>("partition_no")?), delivery))
+}
+
+pub(crate) async fn delete(tx: &Tx, seqs: &[i64]) -> Result<(), StoreError> {
+    let seqs = tx.dialect().ints(seqs.iter().copied());
+    tx.execute("DELETE FROM queue_messages WHERE seq {in:$1}", vec![seqs])
+        .await?;
+    Ok(())
+}

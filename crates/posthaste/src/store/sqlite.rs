@@ -1,0 +1,123 @@
+//! What is particular to SQLite.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use sea_orm::{DbErr, RuntimeErr, SqlxSqliteConnector};
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use super::postgres::Opened;
+use super::{Class, Dialect, Pools, StoreError, StoreOptions};
+
+pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreError> {
+    let connect = SqliteConnectOptions::from_str(url)
+        .map_err(|error| StoreError::Url(format!("{url} is no SQLite URL: {error}")))?;
+    if url.contains(":memory:") {
+        return Err(StoreError::Url(
+            "a SQLite database in memory would be another one for each connection; name a file".into(),
+        ));
+    }
+    let path = connect.get_filename().to_owned();
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        make_folder(folder)?;
+    }
+    let connect = connect
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // 2xx promises that the row survives a power cut.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        // Another process may hold the write lock.
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("cache_size", "-16384")
+        .pragma("wal_autocheckpoint", "4000")
+        .pragma("journal_size_limit", "67108864")
+        .statement_cache_capacity(256)
+        .disable_statement_logging();
+    // One writer: SQLite has one write lock anyway, and waiting in our queue is fair where its busy handler is not.
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(options.acquire)
+        .test_before_acquire(false)
+        .connect_lazy_with(connect.clone());
+    let reader = SqlitePoolOptions::new()
+        .max_connections(options.connections.min(4))
+        .acquire_timeout(options.acquire)
+        .test_before_acquire(false)
+        .connect_lazy_with(connect.pragma("query_only", "ON"));
+    Ok((
+        Pools::Sqlite {
+            writer: writer.clone(),
+            reader: reader.clone(),
+        },
+        SqlxSqliteConnector::from_sqlx_sqlite_pool(writer),
+        SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),
+        Dialect::Sqlite,
+    ))
+}
+
+fn make_folder(folder: &Path) -> Result<(), StoreError> {
+    std::fs::create_dir_all(folder)
+        .map_err(|error| StoreError::Url(format!("the folder {} cannot be made: {error}", folder.display())))
+}
+
+const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%f000Z','now')";
+
+/// See [`Dialect::sql`].
+pub(super) fn sql(text: &str) -> String {
+    super::expand(text, |token, argument| match (token, argument) {
+        ("now", _) => NOW.to_owned(),
+        ("after", Some(n)) => {
+            format!("strftime('%Y-%m-%dT%H:%M:%f000Z','now',printf('%+.6f seconds', {n} / 1000000.0))")
+        }
+        ("json", Some(n)) => n.to_owned(),
+        ("in", Some(n)) => format!("IN (SELECT value FROM json_each({n}))"),
+        // One writer: whatever is visible is all there is below it.
+        ("snapshot_xmin", _) => i64::MAX.to_string(),
+        ("snapshot_xmax", _) => "0".to_owned(),
+        ("next_parked", _) => {
+            "(SELECT COALESCE(MAX(parked_seq), 0) + 1 FROM inbox_messages WHERE parked_seq IS NOT NULL)".to_owned()
+        }
+        ("age", Some(column)) => format!("((julianday('now') - julianday({column})) * 86400.0)"),
+        // No row locks: the write lock is held from BEGIN IMMEDIATE on.
+        _ => String::new(),
+    })
+}
+
+/// Fixed width, so that texts compare like the times they are.
+pub(super) fn time_text(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+pub(super) fn parse_time(column: &str, text: &str) -> Result<DateTime<Utc>, StoreError> {
+    match DateTime::parse_from_rfc3339(text) {
+        Ok(time) => Ok(time.to_utc()),
+        Err(error) => Err(unreadable(column, &error)),
+    }
+}
+
+pub(super) fn unreadable(column: &str, error: &dyn std::error::Error) -> StoreError {
+    StoreError::Statement(DbErr::Type(format!("column {column}: {error}")))
+}
+
+pub(super) fn classify(error: &DbErr) -> Option<Class> {
+    let (DbErr::Conn(RuntimeErr::SqlxError(error))
+    | DbErr::Exec(RuntimeErr::SqlxError(error))
+    | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+    else {
+        return None;
+    };
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    // The low byte is the primary result code, https://sqlite.org/rescode.html.
+    match (code, code & 0xff) {
+        (1555 | 2067, _) => Some(Class::Duplicate),
+        // BUSY, LOCKED.
+        (_, 5 | 6) => Some(Class::Collision),
+        // NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN.
+        (_, 7 | 8 | 9 | 10 | 13 | 14) => Some(Class::Unavailable),
+        _ => None,
+    }
+}
