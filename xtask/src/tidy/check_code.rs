@@ -9,7 +9,7 @@ const MOST_METHODS: usize = 8;
 const DYNAMIC_FILES: [&str; 2] = ["crates/posthaste/src/failpoint.rs", "crates/posthaste/src/handle.rs"];
 
 /// Traits that are made to be used through `dyn`.
-const DYNAMIC_TRAITS: [&str; 2] = ["Any", "Error"];
+const DYNAMIC_TRAITS: [&str; 3] = ["Any", "Error", "Future"];
 
 /// Checks the code of `file`.
 pub fn check(file: &SourceFile, tokens: &[Token]) -> Vec<Finding> {

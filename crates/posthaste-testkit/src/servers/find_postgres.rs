@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,12 +15,20 @@ const NEEDED: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 /// Debian's package, which keeps its programs out of PATH.
 const PACKAGED: &str = "/usr/lib/postgresql";
 
+/// How long another process may take over the installation.
+const INSTALL_LIMIT: Duration = Duration::from_secs(600);
+
 const ADVICE: &str = "PostgreSQL is not installed and could not be installed from here. Install it (Debian, Ubuntu: \
     `apt-get install postgresql`), put its `initdb`, `pg_ctl` and `postgres` into PATH, or set POSTGRES_URL to a \
     server whose user may create databases.";
 
 /// The directory of PostgreSQL's programs; installs the system's package when there is none and we may.
 pub(super) fn programs() -> Result<PathBuf> {
+    if let Some(found) = installed() {
+        return Ok(found);
+    }
+    // Tests that find it missing at the same time install it once.
+    let _lock = places::lock(&places::servers_directory()?.join("install.lock"), INSTALL_LIMIT)?;
     if let Some(found) = installed() {
         return Ok(found);
     }
@@ -76,7 +85,7 @@ fn install() -> Result<()> {
     ])
 }
 
-/// Runs `command` as root: directly when we are, else through a sudo that asks for no password.
+/// Runs `command` as root, ten minutes at most: directly when we are, else through a sudo that asks for no password.
 fn as_root<const N: usize>(command: [&str; N]) -> Result<()> {
     let prefix: &[&str] = match places::server_account()? {
         Some(_) => &[],
@@ -85,7 +94,7 @@ fn as_root<const N: usize>(command: [&str; N]) -> Result<()> {
     let mut words = prefix
         .iter()
         .copied()
-        .chain(["env", "DEBIAN_FRONTEND=noninteractive"])
+        .chain(["timeout", "600", "env", "DEBIAN_FRONTEND=noninteractive"])
         .chain(command);
     let program = words.next().unwrap_or_default();
     let status = Command::new(program)

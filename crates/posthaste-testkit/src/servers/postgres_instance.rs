@@ -17,8 +17,8 @@ use super::{PostgresUrl, find_postgres};
 
 const USER: &str = "posthaste";
 
-/// A first start on a slow disk, after an installation by another process.
-const LOCK_LIMIT: Duration = Duration::from_secs(300);
+/// A first start by another process, with the installation before it.
+const LOCK_LIMIT: Duration = Duration::from_secs(900);
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 

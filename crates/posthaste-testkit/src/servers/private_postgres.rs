@@ -11,8 +11,8 @@ use super::PostgresUrl;
 use super::places::{self, ReservedPort};
 use super::postgres_instance::{Instance, Shutdown};
 
-/// No step of starting or stopping takes longer.
-const STEP_LIMIT: Duration = Duration::from_secs(120);
+/// No step of starting or stopping takes longer, except the first with an installation before it.
+const STEP_LIMIT: Duration = Duration::from_secs(900);
 
 /// A server that no other test uses: its own data, its own port, the same URL after every start.
 ///
