@@ -1,13 +1,14 @@
 //! Many rows in one statement.
 
-use std::fmt::Write;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use sea_orm::Value;
 
 use super::{Dialect, Row, StoreError, Tx};
 
 /// Each row count is another SQL text to parse and prepare, so only these are used.
-const CHUNKS: [usize; 4] = [500, 64, 8, 1];
+const CHUNKS: [usize; 10] = [500, 256, 128, 64, 32, 16, 8, 4, 2, 1];
 
 /// A column to insert into.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,7 @@ pub enum Column {
 }
 
 /// What happens to a row whose key exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OnConflict {
     /// The statement fails with [`StoreError::Duplicate`].
     Fail,
@@ -42,43 +43,76 @@ pub struct Insert {
     pub returning: Option<&'static str>,
 }
 
+/// The texts made so far: a text of 500 rows is 20 kB long and always the same. The columns' address
+/// stands for the columns.
+static TEXTS: LazyLock<RwLock<HashMap<Key, Arc<str>>>> = LazyLock::new(RwLock::default);
+
+type Key = (&'static str, usize, OnConflict, Option<&'static str>, Dialect, usize);
+
 impl Insert {
-    fn text(&self, dialect: Dialect, rows: usize) -> String {
-        let mut sql = format!("INSERT INTO {} (", self.table);
-        for (n, column) in self.columns.iter().enumerate() {
-            let (Column::Plain(name) | Column::Json(name) | Column::Now(name)) = column;
-            sql.push_str(if n == 0 { "" } else { ", " });
-            sql.push_str(name);
+    fn text(&self, dialect: Dialect, rows: usize) -> Arc<str> {
+        let key = (
+            self.table,
+            self.columns.as_ptr().addr(),
+            self.on_conflict,
+            self.returning,
+            dialect,
+            rows,
+        );
+        if let Some(text) = TEXTS.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return text.clone();
         }
-        sql.push_str(") VALUES ");
+        let text: Arc<str> = self.write_text(dialect, rows).into();
+        TEXTS
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, text.clone());
+        text
+    }
+
+    fn write_text(&self, dialect: Dialect, rows: usize) -> String {
+        let names: Vec<&str> = self
+            .columns
+            .iter()
+            .map(|column| {
+                let (Column::Plain(name) | Column::Json(name) | Column::Now(name)) = column;
+                *name
+            })
+            .collect();
         let mut bound = 0;
-        for row in 0..rows {
-            sql.push_str(if row == 0 { "(" } else { ", (" });
-            for (n, column) in self.columns.iter().enumerate() {
-                sql.push_str(if n == 0 { "" } else { ", " });
-                let part = match column {
-                    Column::Now(_) => "{now}".to_owned(),
-                    Column::Plain(_) => {
-                        bound += 1;
-                        format!("${bound}")
-                    }
-                    Column::Json(_) => {
-                        bound += 1;
-                        format!("{{json:${bound}}}")
-                    }
+        let mut tuples = Vec::with_capacity(rows);
+        for _ in 0..rows {
+            let values = self.columns.iter().map(|column| {
+                if let Column::Now(_) = column {
+                    return "{now}".to_owned();
+                }
+                bound += 1;
+                let placeholder = match dialect {
+                    Dialect::Postgres => format!("${bound}"),
+                    // A named parameter is looked up in a list: quadratic in a long statement.
+                    Dialect::Sqlite => "?".to_owned(),
                 };
-                sql.push_str(&part);
-            }
-            sql.push(')');
+                if let Column::Json(_) = column {
+                    format!("{{json:{placeholder}}}")
+                } else {
+                    placeholder
+                }
+            });
+            tuples.push(format!("({})", values.collect::<Vec<_>>().join(", ")));
         }
-        if self.on_conflict == OnConflict::Ignore {
-            sql.push_str(" ON CONFLICT DO NOTHING");
-        }
-        if let Some(column) = self.returning {
-            // Writing to a String cannot fail.
-            write!(sql, " RETURNING {column}").unwrap_or_default();
-        }
-        dialect.sql(&sql)
+        let conflict = if self.on_conflict == OnConflict::Ignore {
+            " ON CONFLICT DO NOTHING"
+        } else {
+            ""
+        };
+        let returning = self
+            .returning
+            .map(|column| format!(" RETURNING {column}"))
+            .unwrap_or_default();
+        let (table, names, tuples) = (self.table, names.join(", "), tuples.join(", "));
+        dialect.sql(&format!(
+            "INSERT INTO {table} ({names}) VALUES {tuples}{conflict}{returning}"
+        ))
     }
 
     /// Inserts `rows`, each with one value per bound column; answers what RETURNING gave.

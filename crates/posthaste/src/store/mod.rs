@@ -92,7 +92,7 @@ enum Class {
 }
 
 /// Which SQL a store speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {
     /// PostgreSQL 13 or later.
     Postgres,
