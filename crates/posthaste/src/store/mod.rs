@@ -3,6 +3,7 @@
 //! Statements are written once with `$1…` and the tokens that [`Dialect::sql`] knows; what differs
 //! between databases is in `postgres.rs` and `sqlite.rs` and nowhere else.
 
+pub(crate) mod backlog_rows;
 pub(crate) mod dead_letter_rows;
 pub(crate) mod idempotency_rows;
 pub(crate) mod inbox_rows;

@@ -19,6 +19,7 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         .options([
             ("statement_timeout", "30s"),
             ("lock_timeout", "10s"),
+            ("client_min_messages", "warning"),
             ("idle_in_transaction_session_timeout", "60s"),
         ])
         .disable_statement_logging();
