@@ -94,6 +94,14 @@ fn may_enter(directory: &Path, account: Account) -> bool {
     })
 }
 
+/// The program that process `id` runs, if it lives; one that only waits to be reaped does not.
+pub(super) fn living(id: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (start, rest) = stat.rsplit_once(')')?;
+    let (_id, name) = start.split_once('(')?;
+    (!rest.trim_start().starts_with(['Z', 'X'])).then(|| name.to_owned())
+}
+
 /// Waits for the lock on `path`; it is held until the file is dropped, also by a process that dies.
 pub(super) fn lock(path: &Path, limit: Duration) -> Result<File> {
     let file = open_lock(path)?;
@@ -149,15 +157,28 @@ pub(super) fn reserve_port(first: u16) -> Result<ReservedPort> {
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
-    use super::{Account, account_in, lock, reserve_port};
+    use super::{Account, account_in, living, lock, reserve_port};
 
     #[test]
     fn accounts_are_read_from_the_list_of_users() {
         let users = "root:x:0:0:root:/root:/bin/bash\npostgres:x:112:119:,,,:/var/lib:/bin/sh\n";
         assert_eq!(account_in(users, "postgres"), Some(Account { uid: 112, gid: 119 }));
         assert_eq!(account_in(users, "nobody"), None);
+    }
+
+    #[test]
+    fn a_dead_process_does_not_live_even_before_it_is_reaped() {
+        assert!(living(std::process::id()).is_some());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        while living(child.id()).is_some() {
+            assert!(Instant::now() < end, "`true` goes on and on");
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(living(child.id()).is_none());
     }
 
     #[test]

@@ -343,12 +343,8 @@ fn children(parent: u32) -> Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Whether `id` is a living PostgreSQL process; one that only waits to be reaped is not.
 fn is_postgres(id: u32) -> bool {
-    fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| {
-        let (name, rest) = stat.rsplit_once(')').unwrap_or_default();
-        name.ends_with("(postgres") && !rest.trim_start().starts_with(['Z', 'X'])
-    })
+    places::living(id).is_some_and(|name| name == "postgres")
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! A PostgreSQL server of one test, which may stop, kill and start it.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -122,7 +121,7 @@ pub(super) fn remove_orphans() -> Result<()> {
         let owner = name
             .to_str()
             .and_then(|name| name.split('-').next()?.parse::<u32>().ok());
-        let lives = owner.is_some_and(|id| Path::new("/proc").join(id.to_string()).exists());
+        let lives = owner.is_some_and(|id| places::living(id).is_some());
         if entry.path().is_dir() && !lives {
             Instance::at(entry.path())?.remove()?;
         } else if !lives {
