@@ -4,16 +4,6 @@
 use super::read_tokens::Kind;
 use super::{Finding, SourceFile, Token};
 
-/// The files of the library that each own the statements of their tables.
-const OWNERS: [&str; 6] = [
-    "crates/posthaste/src/dead_letter.rs",
-    "crates/posthaste/src/idempotency.rs",
-    "crates/posthaste/src/inbox.rs",
-    "crates/posthaste/src/lease.rs",
-    "crates/posthaste/src/outbox.rs",
-    "crates/posthaste/src/queue_rows.rs",
-];
-
 /// Development tools look into tables to check them.
 const TOOLS: [&str; 2] = ["crates/posthaste-testkit/", "xtask/"];
 
@@ -51,7 +41,7 @@ pub fn check(file: &SourceFile, tokens: &[Token]) -> Vec<Finding> {
         .iter()
         .filter(|token| token.kind == Kind::Literal && !token.in_test);
     let with_sql = literals.filter(|token| is_sql(&token.text));
-    let what = "SQL outside store/, a repository, or the file that owns the table";
+    let what = "SQL outside store/ and the services' repositories";
     with_sql.map(|token| Finding::new(file, token.line, what)).collect()
 }
 
@@ -62,7 +52,6 @@ fn may_contain_sql(file: &SourceFile) -> bool {
         || path.contains("/migrations/")
         || (path.starts_with("services/") && matches!(file.name(), name if name.ends_with("_repository.rs")))
         || (path.starts_with("services/") && file.name() == "migrations.rs")
-        || OWNERS.contains(&path)
         || TOOLS.iter().any(|tool| path.starts_with(tool))
 }
 
