@@ -5,6 +5,7 @@
 
 pub(crate) mod backlog_rows;
 pub(crate) mod dead_letter_rows;
+mod dialect;
 pub(crate) mod idempotency_rows;
 pub(crate) mod inbox_rows;
 mod insert;
@@ -16,6 +17,7 @@ pub(crate) mod queue_rows;
 pub(crate) mod retention_rows;
 mod row;
 mod sqlite;
+mod transaction;
 mod watch;
 
 use std::fmt;
@@ -23,17 +25,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
-use sea_orm::sea_query::ArrayType;
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, SqliteTransactionMode,
-    Statement, TransactionOptions, TransactionTrait, Value,
-};
-use uuid::Uuid;
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement, TransactionTrait, Value};
 
+pub use dialect::Dialect;
 pub use insert::{Column, Insert, OnConflict};
 pub use migrate::{MigrateError, Migration, MigrationState, Sql};
 pub use row::Row;
+pub use transaction::Tx;
 pub(crate) use watch::{Signals, Wake};
 
 use crate::engine::KeeperSlot;
@@ -90,120 +88,6 @@ enum Class {
     Unavailable,
     Collision,
     Duplicate,
-}
-
-/// Which SQL a store speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dialect {
-    /// PostgreSQL 13 or later.
-    Postgres,
-    /// SQLite 3.35 or later.
-    Sqlite,
-}
-
-impl Dialect {
-    /// Portable text to this database's: `{now}` is the database's clock, `{after:$3}` the clock plus
-    /// `$3` microseconds (negative: before), `{in:$2}` membership in a list made by [`Dialect::ints`] and its
-    /// like, `{json:$2}` a JSON value bound as text.
-    pub fn sql(self, text: &str) -> String {
-        match self {
-            Self::Postgres => postgres::sql(text),
-            Self::Sqlite => sqlite::sql(text),
-        }
-    }
-
-    /// A UUID to bind: native on PostgreSQL, readable text elsewhere.
-    pub fn uuid(self, id: Uuid) -> Value {
-        self.uuid_or_null(Some(id))
-    }
-
-    /// A UUID or NULL to bind.
-    pub fn uuid_or_null(self, id: Option<Uuid>) -> Value {
-        match self {
-            Self::Postgres => Value::Uuid(id),
-            Self::Sqlite => Value::String(id.map(|id| id.to_string())),
-        }
-    }
-
-    /// A time to bind.
-    pub fn time(self, at: DateTime<Utc>) -> Value {
-        self.time_or_null(Some(at))
-    }
-
-    /// A time or NULL to bind.
-    pub fn time_or_null(self, at: Option<DateTime<Utc>>) -> Value {
-        match self {
-            Self::Postgres => Value::ChronoDateTimeUtc(at),
-            Self::Sqlite => Value::String(at.map(sqlite::time_text)),
-        }
-    }
-
-    /// A list of integers for `{in:$n}`.
-    pub fn ints(self, list: impl IntoIterator<Item = i64>) -> Value {
-        match self {
-            Self::Postgres => array(ArrayType::BigInt, list.into_iter().map(Value::from)),
-            Self::Sqlite => Value::from(serde_json::Value::from_iter(list).to_string()),
-        }
-    }
-
-    /// A list of texts for `{in:$n}`.
-    pub fn texts(self, list: impl IntoIterator<Item = String>) -> Value {
-        match self {
-            Self::Postgres => array(ArrayType::String, list.into_iter().map(Value::from)),
-            Self::Sqlite => Value::from(serde_json::Value::from_iter(list).to_string()),
-        }
-    }
-
-    /// A list of UUIDs for `{in:$n}`.
-    pub fn uuids(self, list: impl IntoIterator<Item = Uuid>) -> Value {
-        match self {
-            Self::Postgres => array(ArrayType::Uuid, list.into_iter().map(Value::from)),
-            Self::Sqlite => self.texts(list.into_iter().map(|id| id.to_string())),
-        }
-    }
-
-    fn backend(self) -> DbBackend {
-        match self {
-            Self::Postgres => DbBackend::Postgres,
-            Self::Sqlite => DbBackend::Sqlite,
-        }
-    }
-
-    fn transaction_options(self) -> TransactionOptions {
-        match self {
-            Self::Postgres => TransactionOptions::default(),
-            Self::Sqlite => TransactionOptions {
-                // A deferred transaction that writes after reading fails at once while another one writes.
-                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-                ..TransactionOptions::default()
-            },
-        }
-    }
-}
-
-fn array(of: ArrayType, list: impl Iterator<Item = Value>) -> Value {
-    Value::Array(of, Some(Box::new(list.collect())))
-}
-
-/// Replaces each `{token}` and `{token:argument}` of `text`.
-fn expand(text: &str, token: impl Fn(&str, Option<&str>) -> String) -> String {
-    let mut out = String::with_capacity(text.len() + 64);
-    let mut rest = text;
-    while let Some((before, tail)) = rest.split_once('{') {
-        out.push_str(before);
-        let Some((inside, after)) = tail.split_once('}') else {
-            out.push('{');
-            rest = tail;
-            continue;
-        };
-        match inside.split_once(':') {
-            Some((name, argument)) => out.push_str(&token(name, Some(argument))),
-            None => out.push_str(&token(inside, None)),
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
 }
 
 /// How a store is opened.
@@ -386,79 +270,6 @@ impl Store {
                 writer.close().await;
             }
         }
-    }
-}
-
-/// A transaction: a handler's rows, its inbox mark and its messages commit together in it.
-///
-/// Dropped without [`Tx::commit`] it rolls back.
-pub struct Tx {
-    tx: DatabaseTransaction,
-    store: Store,
-    wake: Wake,
-}
-
-impl Tx {
-    /// The SeaORM transaction, for entities and statements of the caller's own.
-    pub fn db(&self) -> &DatabaseTransaction {
-        &self.tx
-    }
-
-    /// Which SQL it speaks.
-    pub fn dialect(&self) -> Dialect {
-        self.store.0.dialect
-    }
-
-    /// The store it belongs to.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// Rows of a statement.
-    ///
-    /// # Errors
-    /// As the statement fails.
-    pub async fn query(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, StoreError> {
-        query_on(&self.tx, self.dialect(), sql, values).await
-    }
-
-    /// Executes a statement; answers the number of rows it changed.
-    ///
-    /// # Errors
-    /// As the statement fails.
-    pub async fn execute(&self, sql: &str, values: Vec<Value>) -> Result<u64, StoreError> {
-        let statement = statement(self.dialect(), sql, values);
-        let result: ExecResult = timed("execute", self.tx.execute_raw(statement)).await?;
-        Ok(result.rows_affected())
-    }
-
-    /// Rings these loops after the commit, because rows for them were written.
-    pub(crate) fn wake_after_commit(&mut self, wake: Wake) {
-        self.wake = self.wake.and(wake);
-    }
-
-    /// Commits. The commit runs in a task of its own, so that a caller that goes away cannot leave
-    /// its outcome open on a pooled connection.
-    ///
-    /// # Errors
-    /// On an error the outcome may be unknown: only a repeat with the same ids is safe.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        let Self { tx, store, wake } = self;
-        let committed = tokio::spawn(timed("commit", async move { tx.commit().await }));
-        match committed.await {
-            Ok(result) => result?,
-            Err(_stopped) => return Err(StoreError::Stopped),
-        }
-        store.0.signals.ring(wake);
-        Ok(())
-    }
-
-    /// Rolls back now instead of at the drop.
-    ///
-    /// # Errors
-    /// When the connection is gone; the rollback has then happened by itself.
-    pub async fn rollback(self) -> Result<(), StoreError> {
-        timed("rollback", self.tx.rollback()).await
     }
 }
 

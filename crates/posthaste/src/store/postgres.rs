@@ -36,7 +36,7 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
 
 /// See [`Dialect::sql`].
 pub(super) fn sql(text: &str) -> String {
-    super::expand(text, |token, argument| match (token, argument) {
+    super::dialect::expand(text, |token, argument| match (token, argument) {
         ("now", _) => "clock_timestamp()".to_owned(),
         ("after", Some(n)) => format!("(clock_timestamp() + {n} * interval '1 microsecond')"),
         ("skip_locked", _) => "FOR UPDATE SKIP LOCKED".to_owned(),

@@ -1,0 +1,78 @@
+//! A transaction and its two ends.
+
+use sea_orm::{ConnectionTrait, DatabaseTransaction, ExecResult, Value};
+
+use super::{Dialect, Row, Store, StoreError, Wake, query_on, statement, timed};
+
+/// A transaction: a handler's rows, its inbox mark and its messages commit together in it.
+///
+/// Dropped without [`Tx::commit`] it rolls back.
+pub struct Tx {
+    pub(super) tx: DatabaseTransaction,
+    pub(super) store: Store,
+    pub(super) wake: Wake,
+}
+
+impl Tx {
+    /// The SeaORM transaction, for entities and statements of the caller's own.
+    pub fn db(&self) -> &DatabaseTransaction {
+        &self.tx
+    }
+
+    /// Which SQL it speaks.
+    pub fn dialect(&self) -> Dialect {
+        self.store.0.dialect
+    }
+
+    /// The store it belongs to.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Rows of a statement.
+    ///
+    /// # Errors
+    /// As the statement fails.
+    pub async fn query(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        query_on(&self.tx, self.dialect(), sql, values).await
+    }
+
+    /// Executes a statement; answers the number of rows it changed.
+    ///
+    /// # Errors
+    /// As the statement fails.
+    pub async fn execute(&self, sql: &str, values: Vec<Value>) -> Result<u64, StoreError> {
+        let statement = statement(self.dialect(), sql, values);
+        let result: ExecResult = timed("execute", self.tx.execute_raw(statement)).await?;
+        Ok(result.rows_affected())
+    }
+
+    /// Rings these loops after the commit, because rows for them were written.
+    pub(crate) fn wake_after_commit(&mut self, wake: Wake) {
+        self.wake = self.wake.and(wake);
+    }
+
+    /// Commits. The commit runs in a task of its own, so that a caller that goes away cannot leave
+    /// its outcome open on a pooled connection.
+    ///
+    /// # Errors
+    /// On an error the outcome may be unknown: only a repeat with the same ids is safe.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        let Self { tx, store, wake } = self;
+        let committed = tokio::spawn(timed("commit", async move { tx.commit().await }));
+        match committed.await {
+            Ok(result) => result?,
+            Err(_stopped) => return Err(StoreError::Stopped),
+        }
+        store.0.signals.ring(wake);
+        Ok(())
+    }
+
+    /// Rolls back now instead of at the drop.
+    ///
+    /// # Errors
+    /// When the connection is gone; the rollback has then happened by itself.
+    pub async fn rollback(self) -> Result<(), StoreError> {
+        timed("rollback", self.tx.rollback()).await
+    }
+}
