@@ -68,6 +68,14 @@ impl Tx {
         Ok(())
     }
 
+    /// Breaks the transaction in two, for the mutant that does so (SQLite).
+    #[cfg(feature = "explore")]
+    pub(crate) async fn commit_and_go_on(&self) -> Result<(), StoreError> {
+        self.execute("COMMIT", vec![]).await?;
+        self.execute("BEGIN IMMEDIATE", vec![]).await?;
+        Ok(())
+    }
+
     /// Rolls back now instead of at the drop.
     ///
     /// # Errors
