@@ -1,1 +1,3 @@
+//! A process around services on posthaste.
 
+pub mod http;

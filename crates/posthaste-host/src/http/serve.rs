@@ -1,0 +1,250 @@
+//! The connection loop: hyper with the limits that `axum::serve` does not have.
+
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::future::Either;
+use http::header::{CONNECTION, HOST};
+use http::{HeaderValue, Request, StatusCode, Version};
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use super::guard_connection::{Guarded, HEAD_LIMIT, HeadTimer, Watch};
+use super::problem::ApiError;
+use super::request_context::{RequestLimit, secure};
+
+/// How long a part of an exchange may take, and how many clients there may be at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sending a request's head, from its first byte (for the first one: from the connection).
+    pub head: Duration,
+    /// Between an answer and the first byte of the next request.
+    pub idle: Duration,
+    /// Sending a request's body.
+    pub body: Duration,
+    /// From the whole head to the beginning of the answer.
+    pub request: Duration,
+    /// Without the client taking a single byte of an answer.
+    pub stall: Duration,
+    /// Connections at once; more wait in the listener's backlog.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            body: Duration::from_secs(15),
+            request: RequestLimit::DEFAULT.0,
+            stall: Duration::from_secs(30),
+            connections: 1024,
+        }
+    }
+}
+
+/// How long to wait before accepting again when the process has no file handle left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `router` on `listener` until `shutdown`; then lets requests at work finish for at most `drain`.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken, drain: Duration) {
+    serve_with(listener, router, shutdown, drain, Limits::default()).await;
+}
+
+/// [`serve`] with other limits.
+pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+    drain: Duration,
+    limits: Limits,
+) {
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(_ended) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = accept(&listener, &room) => accepted,
+        };
+        match accepted {
+            Ok((socket, permit)) => {
+                let (router, stop) = (router.clone(), shutdown.child_token());
+                connections.spawn(async move {
+                    connection(socket, router, stop, limits).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no connection accepted");
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(drain, drained).await.is_err() {
+        tracing::warn!(open = connections.len(), "connections cut off");
+        connections.shutdown().await;
+    }
+}
+
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<(TcpStream, impl Drop + Send + use<>)> {
+    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (socket, _): (TcpStream, SocketAddr) = listener.accept().await?;
+    socket.set_nodelay(true)?;
+    Ok((socket, permit))
+}
+
+async fn connection(socket: TcpStream, router: Router, stop: CancellationToken, limits: Limits) {
+    let watch = Arc::new(Watch::default());
+    let timer = HeadTimer {
+        watch: watch.clone(),
+        head: limits.head,
+        idle: limits.idle,
+    };
+    let socket = Guarded {
+        socket,
+        watch: watch.clone(),
+        stall: limits.stall,
+        stalled: None,
+    };
+    let door = Door { router, watch, limits };
+    let served = http1::Builder::new()
+        .timer(timer)
+        // The timer decides which limit holds; this only makes hyper ask it.
+        .header_read_timeout(limits.idle)
+        .max_header_size(HEAD_LIMIT)
+        .serve_connection(TokioIo::new(socket), door);
+    let mut served = pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        // A client that went away or broke the protocol: nothing that an operator could act on.
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// A connection's way into the router: refuses what is ambiguous, and times the body.
+struct Door {
+    router: Router,
+    watch: Arc<Watch>,
+    limits: Limits,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Door {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<<Router as Service<Request<Body>>>::Future, Ready<Result<Response, Infallible>>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.watch.dispatch();
+        if let Some(reason) = self.refuse(&request) {
+            return Either::Right(ready(Ok(refusal(reason))));
+        }
+        let limit = self.limits.body;
+        let mut request = request.map(|body| {
+            // An empty body needs neither a timer nor a box.
+            if hyper::body::Body::is_end_stream(&body) {
+                return Body::empty();
+            }
+            Body::new(TimedBody {
+                body,
+                limit,
+                late: None,
+            })
+        });
+        if self.limits.request != RequestLimit::DEFAULT.0 {
+            request.extensions_mut().insert(RequestLimit(self.limits.request));
+        }
+        Either::Left(Service::call(&mut self.router.clone(), request))
+    }
+}
+
+impl Door {
+    fn refuse<B>(&self, request: &Request<B>) -> Option<&'static str> {
+        let mut hosts = request.headers().get_all(HOST).iter();
+        match (hosts.next(), hosts.next()) {
+            (None, _) if request.version() == Version::HTTP_11 => return Some("The request has no Host."),
+            (Some(_), Some(_)) => return Some("The request has more than one Host."),
+            _ => {}
+        }
+        self.watch.is_ambiguous(request).then_some(
+            "A request has either Transfer-Encoding or Content-Length, and is not pipelined with the former.",
+        )
+    }
+}
+
+fn refusal(reason: &'static str) -> Response {
+    tracing::debug!(reason, "request refused");
+    let mut response = ApiError::of(StatusCode::BAD_REQUEST).detail(reason).into_response();
+    secure(response.headers_mut());
+    // Where one request is ambiguous, so is the beginning of the next.
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// A request's body did not arrive within [`Limits::body`].
+#[derive(Debug, thiserror::Error)]
+#[error("the body did not arrive in time")]
+pub(super) struct BodyTimeout;
+
+struct TimedBody {
+    body: Incoming,
+    limit: Duration,
+    /// Set when the body is waited for the first time: nearly every one is there already.
+    late: Option<Pin<Box<Sleep>>>,
+}
+
+impl hyper::body::Body for TimedBody {
+    type Data = Bytes;
+    type Error = axum::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
+        if let Poll::Ready(frame) = pin!(self.body.frame()).poll(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let limit = self.limit;
+        let late = self.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        late.as_mut().poll(cx).map(|()| Some(Err(BodyTimeout.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,227 @@
+//! What connections may take, and what they must not be told.
+
+use std::time::{Duration, Instant};
+
+use posthaste_host::http::Limits;
+use tokio::io::AsyncWriteExt;
+
+use crate::client::{Client, DEADLINE, SHORT, get_path, start};
+
+const GET: &str = "GET /health HTTP/1.1\r\nHost: t\r\n\r\n";
+
+#[tokio::test]
+async fn a_half_sent_head_is_closed_in_time() {
+    let server = start(Limits {
+        head: SHORT,
+        ..Limits::default()
+    })
+    .await;
+    for beginning in ["", "GET /health HT", "GET /health HTTP/1.1\r\nHost: t\r\n"] {
+        let began = Instant::now();
+        let mut client = Client::connect(&server).await;
+        client.send(beginning).await;
+        client.closed().await;
+        assert!(began.elapsed() >= SHORT, "{beginning:?}");
+    }
+    assert_eq!(get_path(&server, "/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn idle_time_and_head_time_are_two_limits() {
+    let server = start(Limits {
+        head: SHORT,
+        idle: DEADLINE * 2,
+        ..Limits::default()
+    })
+    .await;
+    let mut client = Client::connect(&server).await;
+    client.send(GET).await;
+    assert_eq!(client.answer().await.status, 200);
+    // Longer idle than a head may take: the connection is still good.
+    let idle = tokio::time::timeout(SHORT * 3, client.0.readable()).await;
+    assert!(idle.is_err(), "closed while idle");
+    client.send(GET).await;
+    assert_eq!(client.answer().await.status, 200);
+    client.send("GET /hea").await;
+    assert!(client.closed().await.is_empty());
+
+    let server = start(Limits {
+        idle: SHORT,
+        ..Limits::default()
+    })
+    .await;
+    let mut client = Client::connect(&server).await;
+    client.send(GET).await;
+    assert_eq!(client.answer().await.status, 200);
+    assert!(client.closed().await.is_empty(), "idle for too long");
+}
+
+#[tokio::test]
+async fn a_slow_body_is_408() {
+    let server = start(Limits {
+        body: SHORT,
+        ..Limits::default()
+    })
+    .await;
+    for framing in [
+        "Content-Length: 20\r\n\r\n{\"te",
+        "Transfer-Encoding: chunked\r\n\r\n4\r\n{\"te\r\n",
+    ] {
+        let mut client = Client::connect(&server).await;
+        client
+            .send(format!(
+                "POST /notes HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n{framing}"
+            ))
+            .await;
+        assert_eq!(client.answer().await.status, 408, "{framing}");
+        assert!(client.closed().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_hanging_handler_is_503() {
+    let server = start(Limits {
+        request: SHORT,
+        ..Limits::default()
+    })
+    .await;
+    let answer = get_path(&server, "/hang").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("2")));
+    assert!(answer.json()["correlation_id"].is_string());
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answer_is_let_go() {
+    let server = start(Limits {
+        stall: SHORT,
+        connections: 1,
+        ..Limits::default()
+    })
+    .await;
+    let mut deaf = Client::connect(&server).await;
+    // Pipelined requests for the largest file until the server can write no more.
+    let get = "GET /redoc/assets/redoc.standalone.js HTTP/1.1\r\nHost: t\r\n\r\n".repeat(100);
+    deaf.send(get).await;
+    // The one connection that may be open is free again.
+    assert_eq!(get_path(&server, "/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn no_more_connections_than_allowed() {
+    let server = start(Limits {
+        connections: 1,
+        ..Limits::default()
+    })
+    .await;
+    let mut first = Client::connect(&server).await;
+    first.send(GET).await;
+    first.answer().await;
+    let mut second = Client::connect(&server).await;
+    second.send(GET).await;
+    let early = tokio::time::timeout(SHORT, second.0.readable()).await;
+    assert!(early.is_err(), "served beyond the limit");
+    drop(first);
+    assert_eq!(second.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn ambiguous_requests_are_refused_and_the_connection_closed() {
+    let server = start(Limits::default()).await;
+    let json = "Content-Type: application/json\r\n";
+    let body = "10\r\n{\"text\":\"hello\"}\r\n0\r\n\r\n";
+    let cases = [
+        format!(
+            "POST /notes HTTP/1.1\r\nHost: t\r\n{json}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n{body}"
+        ),
+        format!(
+            "POST /notes HTTP/1.1\r\nHost: t\r\n{json}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+        ),
+        format!(
+            "POST /notes HTTP/1.1\r\nHost: t\r\n{json}content-length: 26\r\nX: y\r\ntransfer-encoding: chunked\r\n\r\n{body}"
+        ),
+        format!("POST /notes HTTP/1.1\r\nHost: t\r\n{json}Content-Length: 5\r\nContent-Length: 6\r\n\r\n{body}"),
+        format!("POST /notes HTTP/1.1\r\nHost: t\r\n{json}Transfer-Encoding: gzip\r\n\r\n{body}"),
+        "GET /health HTTP/1.1\r\n\r\n".to_owned(),
+        "GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned(),
+    ];
+    for request in cases {
+        let mut client = Client::connect(&server).await;
+        client.send(&request).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, 400, "{request}");
+        client.closed().await;
+    }
+    // The second head's length arrived together with the first request.
+    let mut client = Client::connect(&server).await;
+    let second = format!("POST /notes HTTP/1.1\r\nHost: t\r\n{json}Content-Length: 5\r\n");
+    client.send(format!("{GET}{second}")).await;
+    assert_eq!(client.answer().await.status, 200);
+    client.send(format!("Transfer-Encoding: chunked\r\n\r\n{body}")).await;
+    assert_eq!(client.answer().await.status, 400);
+}
+
+#[tokio::test]
+async fn chunked_requests_work_one_after_the_other() {
+    let server = start(Limits::default()).await;
+    let mut client = Client::connect(&server).await;
+    let head =
+        "POST /notes HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for _ in 0..3 {
+        client.send(&head[..40]).await;
+        client.0.flush().await.unwrap();
+        client.send(&head[40..]).await;
+        client.send("10\r\n{\"text\":\"hello\"}\r\n0\r\n\r\n").await;
+        assert_eq!(client.answer().await.json()["text"], "hello");
+        client.send(GET).await;
+        assert_eq!(client.answer().await.text(), "ok");
+    }
+}
+
+#[tokio::test]
+async fn old_and_broken_clients() {
+    let server = start(Limits::default()).await;
+    let mut client = Client::connect(&server).await;
+    client.send("GET /health HTTP/1.0\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 200, "HTTP/1.0 needs no Host");
+    client.closed().await;
+    let cases = [
+        ("GET /\0 HTTP/1.1\r\nHost: t\r\n\r\n".to_owned(), 400),
+        (
+            format!("GET /health HTTP/1.1\r\nHost: t\r\nX: {}\r\n\r\n", "x".repeat(20_000)),
+            431,
+        ),
+        (
+            format!("GET /health HTTP/1.1\r\nHost: t\r\n{}\r\n", "X: y\r\n".repeat(120)),
+            431,
+        ),
+        (format!("GET /{} HTTP/1.1\r\nHost: t\r\n\r\n", "x".repeat(70_000)), 431),
+    ];
+    for (request, status) in cases {
+        let mut client = Client::connect(&server).await;
+        client.send(&request).await;
+        assert_eq!(client.answer().await.status, status, "{}", &request[..30]);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_lets_work_finish_and_closes_idle_connections() {
+    let server = start(Limits {
+        request: SHORT,
+        ..Limits::default()
+    })
+    .await;
+    let mut idle = Client::connect(&server).await;
+    idle.send(GET).await;
+    idle.answer().await;
+    let mut busy = Client::connect(&server).await;
+    busy.send("GET /hang HTTP/1.1\r\nHost: t\r\n\r\n").await;
+    // The server has the request once it has answered a later one.
+    get_path(&server, "/health").await;
+    server.stop.cancel();
+    assert_eq!(busy.answer().await.status, 503, "answered, not cut off");
+    assert!(idle.closed().await.is_empty());
+    tokio::time::timeout(Duration::from_secs(5), server.ended)
+        .await
+        .expect("stops")
+        .unwrap();
+}
