@@ -1,0 +1,90 @@
+//! The database goes away under load and comes back; the disk fills and empties.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use posthaste_testkit::servers::PrivatePostgres;
+use posthaste_testkit::wait_until;
+
+use crate::load::{Load, expect_all_processed};
+use crate::process::Posthaste;
+
+/// How long the database stays away: longer than leases and connection time-outs last.
+const AWAY: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_stopped_for_thirty_seconds_under_load() -> Result<()> {
+    let server = PrivatePostgres::launch(27_432).await?;
+    let folder = tempfile::tempdir()?;
+    let running = Posthaste::start(folder.path(), server.url()).await?;
+    let load = Load::start(&running.base, 4);
+    load.acknowledge(200).await?;
+
+    server.stop_immediate().await?;
+    let stopped = std::time::Instant::now();
+    wait_until("503 while the database is away", Duration::from_secs(30), || async {
+        (load.refused() > 0).then_some(())
+    })
+    .await?;
+    let health = reqwest::get(format!("{}/health", running.base)).await?;
+    ensure!(health.status() == 503, "health says {}", health.status());
+    wait_until("the outage to have lasted", 2 * AWAY, || async {
+        (stopped.elapsed() >= AWAY).then_some(())
+    })
+    .await?;
+    server.start().await?;
+
+    load.acknowledge(200).await?;
+    server.kill9().await?;
+    server.start().await?;
+    load.acknowledge(200).await?;
+
+    let seen = load.finish().await;
+    expect_all_processed(server.url(), &seen).await?;
+    running.terminate().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_and_recovers() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk)?;
+    let mounted = tokio::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
+        .arg(&disk)
+        .status()
+        .await?;
+    ensure!(mounted.success(), "mounting a small tmpfs needs root (CAP_SYS_ADMIN)");
+    let result = fill(folder.path(), &disk).await;
+    let unmounted = tokio::process::Command::new("umount")
+        .args(["-l"])
+        .arg(&disk)
+        .status()
+        .await?;
+    ensure!(unmounted.success(), "umount");
+    result
+}
+
+async fn fill(folder: &std::path::Path, disk: &std::path::Path) -> Result<()> {
+    let database = format!("sqlite:{}", disk.join("posthaste.db").display());
+    let running = Posthaste::start(folder, &database).await?;
+    let load = Load::start(&running.base, 4);
+    load.acknowledge(100).await?;
+    // Everything that is left, so that the next page does not fit.
+    let ballast = disk.join("ballast");
+    let filled = tokio::process::Command::new("sh")
+        .arg("-c")
+        .arg(format!("cat /dev/zero > {} 2>/dev/null; true", ballast.display()))
+        .status()
+        .await?;
+    ensure!(filled.success(), "the disk was not filled");
+    wait_until("503 on a full disk", Duration::from_secs(60), || async {
+        (load.refused() > 0).then_some(())
+    })
+    .await?;
+    std::fs::remove_file(&ballast)?;
+    load.acknowledge(100).await?;
+    let seen = load.finish().await;
+    expect_all_processed(&database, &seen).await?;
+    running.terminate().await
+}

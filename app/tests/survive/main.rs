@@ -1,0 +1,8 @@
+//! The binary under load while it or its database is killed: every acknowledged event ends as one row.
+
+mod load;
+mod process;
+
+mod kill_process;
+mod lose_database;
+mod run_two_processes;

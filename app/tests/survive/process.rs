@@ -1,0 +1,79 @@
+//! The real binary as a child process.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use posthaste_testkit::wait_until;
+use tokio::process::{Child, Command};
+
+/// A running posthaste; killed when dropped.
+pub struct Posthaste {
+    child: Child,
+    pub base: String,
+}
+
+impl Posthaste {
+    /// Starts `posthaste serve --migrate` in `folder` on `database` and waits until it is ready.
+    pub async fn start(folder: &Path, database: &str) -> Result<Self> {
+        let port = free_port()?;
+        let child = Command::new(env!("CARGO_BIN_EXE_posthaste"))
+            .args(["serve", "--migrate"])
+            .current_dir(folder)
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap_or_default())
+            .env("PORT", port.to_string())
+            .env("DATABASE_URL", database)
+            .env(
+                "LOG_LEVEL",
+                std::env::var("LOG_LEVEL").unwrap_or_else(|_| "error".to_owned()),
+            )
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("the posthaste binary does not start")?;
+        let running = Self {
+            child,
+            base: format!("http://127.0.0.1:{port}"),
+        };
+        let ready = format!("{}/readyz", running.base);
+        let client = reqwest::Client::new();
+        wait_until("posthaste to be ready", Duration::from_secs(30), || async {
+            client
+                .get(&ready)
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status() == 200)
+                .then_some(())
+        })
+        .await?;
+        Ok(running)
+    }
+
+    /// SIGKILL.
+    pub async fn kill9(mut self) -> Result<()> {
+        self.child.kill().await.context("kill -9")
+    }
+
+    /// SIGTERM; it has to exit with 0 in time.
+    pub async fn terminate(mut self) -> Result<()> {
+        let pid = self.child.id().context("already ended")?;
+        let killed = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+        ensure!(killed.success(), "kill -TERM failed");
+        let status = tokio::time::timeout(Duration::from_secs(15), self.child.wait())
+            .await
+            .context("did not stop")??;
+        ensure!(status.success(), "exit status {status}");
+        Ok(())
+    }
+}
+
+/// A port that was free a moment ago, below the range that outgoing connections use.
+fn free_port() -> Result<u16> {
+    let start = 20_000 + (std::process::id() % 5_000) as u16;
+    (start..start + 5_000)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .context("no free port")
+}
