@@ -148,6 +148,10 @@ async fn large_bodies_are_413_however_they_are_framed() {
     client.send(format!("{}\r\n0\r\n\r\n", "x".repeat(1024))).await;
     assert_eq!(client.answer().await.status, 413);
 
+    // Far beyond the limit, all of it sent before the answer is read.
+    let huge = format!("{{\"text\":\"{}\"}}", "x".repeat(900_000));
+    assert_eq!(post_json(&server, "/notes", &huge).await.status, 413);
+
     let mut client = Client::connect(&server).await;
     client
         .send(format!("{chunked}5\r\n{{\"tex\r\nb\r\nt\":\"hello\"}}\r\n0\r\n\r\n"))

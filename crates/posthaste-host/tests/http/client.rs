@@ -138,7 +138,7 @@ pub async fn start(limits: Limits) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let ended = tokio::spawn(serve_with(listener, router, stop.clone(), DEADLINE, limits));
+    let ended = tokio::spawn(serve_with(listener, router, stop.clone(), DEADLINE * 2, limits));
     Server { address, stop, ended }
 }
 
