@@ -2,6 +2,7 @@
 
 use posthaste_host::http::Limits;
 use serde_json::json;
+use tokio::net::TcpSocket;
 
 use crate::client::{Client, get_path, post_json, request, start};
 
@@ -148,9 +149,13 @@ async fn large_bodies_are_413_however_they_are_framed() {
     client.send(format!("{}\r\n0\r\n\r\n", "x".repeat(1024))).await;
     assert_eq!(client.answer().await.status, 413);
 
-    // Far beyond the limit, all of it sent before the answer is read.
-    let huge = format!("{{\"text\":\"{}\"}}", "x".repeat(900_000));
-    assert_eq!(post_json(&server, "/notes", &huge).await.status, 413);
+    // Far beyond the limit, and more than the sockets hold: a client that sends all of it before it reads.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(8 * 1024).unwrap();
+    let mut client = Client(socket.connect(server.address).await.unwrap());
+    let head = "POST /notes HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n";
+    client.send(format!("{head}{}", "x".repeat(900_000))).await;
+    assert_eq!(client.answer().await.status, 413);
 
     let mut client = Client::connect(&server).await;
     client
