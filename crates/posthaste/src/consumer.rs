@@ -136,6 +136,7 @@ impl Consumer {
 
     fn identify(&self, delivery: Delivery) -> Item {
         let mut message = delivery.message;
+        message.fit_columns();
         if !delivery.has_id {
             message.id = match self.subscription.handler.dedup_key(&message.body) {
                 Some(key) => MessageId::from_foreign(&key),
@@ -201,7 +202,7 @@ impl Consumer {
                 after: Duration::ZERO,
                 error: None,
             };
-            inbox::settle(&mut tx, &subscription.name, &item.message, 0, fate).await?;
+            inbox::settle_new(&mut tx, &subscription.name, &item.message, 0, fate).await?;
         }
         let fresh = match self.mark(&tx, &ahead).await {
             Ok(fresh) => fresh,
@@ -318,7 +319,7 @@ impl Consumer {
                     after,
                     error: Some(&error),
                 };
-                inbox::settle(&mut tx, &self.subscription.name, &item.message, attempts, fate).await?;
+                inbox::settle_new(&mut tx, &self.subscription.name, &item.message, attempts, fate).await?;
                 self.settle(receiver, tx, &[item.tag]).await
             }
         }
@@ -330,15 +331,8 @@ impl Consumer {
         }
         self.count("dead", 1);
         let mut tx = self.store.begin().await?;
-        dead_letter::bury(
-            &mut tx,
-            &self.service,
-            &self.subscription,
-            &item.message,
-            attempts,
-            error,
-        )
-        .await?;
+        let from = dead_letter::Origin::Transport { attempts };
+        dead_letter::bury(&mut tx, &self.service, &self.subscription, &item.message, from, error).await?;
         self.settle(receiver, tx, &[item.tag]).await
     }
 
@@ -349,7 +343,7 @@ impl Consumer {
                 after: Duration::ZERO,
                 error: None,
             };
-            inbox::settle(&mut tx, &self.subscription.name, &item.message, 0, fate).await?;
+            inbox::settle_new(&mut tx, &self.subscription.name, &item.message, 0, fate).await?;
         }
         let tags: Vec<i64> = items.iter().map(|item| item.tag).collect();
         self.settle(receiver, tx, &tags).await

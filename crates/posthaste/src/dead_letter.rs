@@ -71,7 +71,7 @@ pub async fn replay_edited(store: &Store, letter: &DeadLetter, body: Vec<u8>) ->
         after: Duration::ZERO,
         error: None,
     };
-    inbox_rows::settle(&mut tx, &letter.subscription, &message, 0, fate).await?;
+    inbox_rows::settle_new(&mut tx, &letter.subscription, &message, 0, fate).await?;
     tx.commit().await?;
     Ok(message.id)
 }
@@ -95,15 +95,24 @@ pub async fn record(store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Where a message stood when it was given up.
+pub(crate) enum Origin {
+    /// It came from the transport and is new to the inbox.
+    Transport { attempts: u32 },
+    /// The retrier had taken its parked row with this many attempts, the current one included.
+    Parked { attempts: u32 },
+}
+
 /// Writes `message` as dead, and a copy to the subscription's dead-letter queue.
 pub(crate) async fn bury(
     tx: &mut Tx,
     service: &str,
     subscription: &Subscription,
     message: &Message,
-    attempts: u32,
+    from: Origin,
     error: &str,
 ) -> Result<(), StoreError> {
+    let (Origin::Transport { attempts } | Origin::Parked { attempts }) = from;
     tracing::error!(
         subscription = subscription.name,
         message_id = %message.id,
@@ -112,7 +121,15 @@ pub(crate) async fn bury(
         error,
         "dead letter"
     );
-    inbox_rows::settle(tx, &subscription.name, message, attempts, Fate::Dead { error }).await?;
+    let fate = Fate::Dead { error };
+    match from {
+        Origin::Transport { attempts } => {
+            inbox_rows::settle_new(tx, &subscription.name, message, attempts, fate).await?;
+        }
+        Origin::Parked { attempts } => {
+            inbox_rows::settle_parked(tx, &subscription.name, message.id.0, attempts, attempts, fate).await?;
+        }
+    }
     if let Some(queue) = &subscription.dead_letter_queue {
         let mut copy = message.clone();
         copy.id = message.id.derive(&subscription.name, u32::MAX);

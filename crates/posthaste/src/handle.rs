@@ -203,12 +203,23 @@ pub(crate) trait Handler: Send + Sync {
 }
 
 fn decode<E: Event>(message: &Message) -> Result<Decoded, String> {
-    let event: E =
-        serde_json::from_slice(&message.body).map_err(|error| format!("the body breaks the contract: {error}"))?;
+    let event: E = serde_json::from_slice(&message.body)
+        .map_err(|error| format!("the body breaks the contract: {}", without_values(&error.to_string())))?;
     event
         .validate()
         .map_err(|rule| format!("the body breaks the contract: {rule}"))?;
     Ok(Box::new(event))
+}
+
+/// A decoder's complaint without the values it quotes: causes are logged, and bodies hold personal data.
+fn without_values(text: &str) -> String {
+    let mut parts = text.split('"');
+    let first = parts.next().unwrap_or_default().to_owned();
+    let last = parts.next_back();
+    match last {
+        Some(last) => format!("{first}\"…\"{last}"),
+        None => first,
+    }
 }
 
 fn dedup_key<E: Event>(body: &[u8]) -> Option<String> {
@@ -279,5 +290,24 @@ impl<E: Event, H: HandleBatch<E>> Handler for Batched<E, H> {
             }
             self.handler.handle_batch(events, cx).await
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_values;
+
+    #[test]
+    fn complaints_quote_no_values() {
+        let error = serde_json::from_str::<u32>("\"my \\\"secret\\\" \\u0000 value\"")
+            .map_err(|error| without_values(&error.to_string()));
+        assert_eq!(
+            error,
+            Err("invalid type: string \"…\", expected u32 at line 1 column 28".to_owned())
+        );
+        assert_eq!(
+            without_values("missing field `user_id` at line 1"),
+            "missing field `user_id` at line 1"
+        );
     }
 }

@@ -148,6 +148,21 @@ impl Message {
         (hash % u64::from(partitions)) as u16
     }
 
+    /// Makes attributes of a foreign producer fit the columns they are kept in, because a row that the
+    /// database refuses would come again for ever. The body is never touched.
+    pub(crate) fn fit_columns(&mut self) {
+        let fits = |text: &str, most: usize| text.chars().count() <= most && !text.contains('\0');
+        if !fits(&self.event_type, 255) {
+            self.event_type = self.event_type.chars().filter(|c| *c != '\0').take(255).collect();
+        }
+        if let Some(id) = self.correlation_id.take_if(|id| !correlation::acceptable(id)) {
+            self.headers.insert("foreign-correlation-id".to_owned(), id);
+        }
+        if let Some(key) = self.key.as_mut().filter(|key| key.contains('\0')) {
+            *key = key.replace('\0', "\u{fffd}");
+        }
+    }
+
     /// Whether `expires_at` has passed at `now`.
     pub fn expired(&self, now: DateTime<Utc>) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
@@ -184,6 +199,18 @@ mod tests {
         let long = "x".repeat(10_000);
         assert_eq!(MessageId::from_foreign(&long), MessageId::from_foreign(&long));
         assert_ne!(MessageId::from_foreign(&long), MessageId::from_foreign("x"));
+    }
+
+    #[test]
+    fn foreign_attributes_fit_their_columns() {
+        let mut message = crate::envelope::decode(MessageId::new(), "q".into(), None, None, None, b"{}".to_vec());
+        message.event_type = "x\0".repeat(300);
+        message.correlation_id = Some("a b\0".repeat(100));
+        message.key = Some("k\0".to_owned());
+        message.fit_columns();
+        assert_eq!(message.event_type, "x".repeat(255));
+        assert_eq!(message.correlation_id, None);
+        assert_eq!(message.key.as_deref(), Some("k\u{fffd}"));
     }
 
     #[test]

@@ -117,11 +117,11 @@ impl Retrier {
         };
         if row.attempts > subscription.retry.attempts.max(1) {
             let error = "the attempts are used up; the last one ended without an answer, as in a crash";
-            return self.bury(subscription, &row, row.attempts - 1, error).await;
+            return self.bury(subscription, &row, error).await;
         }
         let decoded = match subscription.handler.decode(&row.message) {
             Ok(decoded) => decoded,
-            Err(reason) => return self.bury(subscription, &row, row.attempts, &reason).await,
+            Err(reason) => return self.bury(subscription, &row, &reason).await,
         };
         let message = Arc::new(row.message.clone());
         let mut tx = self.store.begin().await?;
@@ -154,7 +154,7 @@ impl Retrier {
             (Failure::Retry(_), _) => (row.attempts, subscription.retry.next(row.attempts, jitter())),
         };
         let Next::After(after) = next else {
-            return self.bury(subscription, row, attempts, &error).await;
+            return self.bury(subscription, row, &error).await;
         };
         tracing::warn!(
             subscription = subscription.name,
@@ -171,21 +171,17 @@ impl Retrier {
             after,
             error: Some(&error),
         };
-        inbox::settle(&mut tx, &subscription.name, &row.message, attempts, fate).await?;
+        let id = row.message.id.0;
+        inbox::settle_parked(&mut tx, &subscription.name, id, row.attempts, attempts, fate).await?;
         failpoint::hit("retrier.parking").await;
         tx.commit().await
     }
 
-    async fn bury(
-        &self,
-        subscription: &Subscription,
-        row: &Parked,
-        attempts: u32,
-        error: &str,
-    ) -> Result<(), StoreError> {
+    async fn bury(&self, subscription: &Subscription, row: &Parked, error: &str) -> Result<(), StoreError> {
         self.count(subscription, "dead");
         let mut tx = self.store.begin().await?;
-        dead_letter::bury(&mut tx, &self.service, subscription, &row.message, attempts, error).await?;
+        let from = dead_letter::Origin::Parked { attempts: row.attempts };
+        dead_letter::bury(&mut tx, &self.service, subscription, &row.message, from, error).await?;
         tx.commit().await
     }
 

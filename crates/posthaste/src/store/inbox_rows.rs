@@ -79,34 +79,36 @@ pub(crate) enum Fate<'a> {
     Dead { error: &'a str },
 }
 
-/// Writes `message` as parked or dead after `attempts` attempts. A row that is there and not parked
-/// stays as it is: the message was a duplicate.
-pub(crate) async fn settle(
+/// Longest error text that is kept; the log line has it in full.
+const ERROR_CHARACTERS: usize = 4000;
+
+impl Fate<'_> {
+    /// Status, microseconds until due, error text as PostgreSQL takes it.
+    fn columns(&self) -> (&'static str, i64, Option<String>) {
+        let text = |error: &str| error.chars().filter(|c| *c != '\0').take(ERROR_CHARACTERS).collect();
+        match self {
+            Self::Parked { after, error } => ("parked", micros(*after), error.map(text)),
+            Self::Dead { error } => ("dead", 0, Some(text(error))),
+        }
+    }
+}
+
+/// Writes `message`, of which the inbox knows nothing, as parked or dead after `attempts` attempts. If
+/// the inbox has it, it was a duplicate and what is known stays.
+pub(crate) async fn settle_new(
     tx: &mut Tx,
     subscription: &str,
     message: &Message,
     attempts: u32,
     fate: Fate<'_>,
 ) -> Result<(), StoreError> {
-    let (status, after, error) = match fate {
-        Fate::Parked { after, error } => ("parked", Some(micros(after)), error),
-        Fate::Dead { error } => ("dead", None, Some(error)),
-    };
+    let (status, after, error) = fate.columns();
     let sql = "INSERT INTO inbox_messages (subscription, message_id, event_type, status, correlation_id, received_at, topic, \
-            message_key, headers, body, attempts, due_at, parked_seq, first_failed_at, last_failed_at, error) \
-        VALUES ($1, $2, $3, $4, $5, {now}, $6, $7, $8, $9, $10, CASE WHEN $4 = 'parked' THEN {after:$11} END, {next_parked}, \
-            CASE WHEN $12 IS NOT NULL THEN {now} END, CASE WHEN $12 IS NOT NULL THEN {now} END, $12) \
-        ON CONFLICT (subscription, message_id) DO UPDATE SET status = excluded.status, attempts = excluded.attempts, \
-            due_at = excluded.due_at, error = excluded.error, last_failed_at = excluded.last_failed_at, \
-            first_failed_at = COALESCE(inbox_messages.first_failed_at, excluded.first_failed_at) \
-        WHERE inbox_messages.status = 'parked'";
-    // PostgreSQL has to be told the type of a parameter that only stands in CASE.
-    let sql = match tx.dialect() {
-        crate::store::Dialect::Postgres => sql
-            .replace("$12", "CAST($12 AS text)")
-            .replace("$4", "CAST($4 AS text)"),
-        crate::store::Dialect::Sqlite => sql.to_owned(),
-    };
+            message_key, headers, body, attempts, parked_seq, due_at, first_failed_at, last_failed_at, error) \
+        VALUES ($1, $2, $3, $4, $5, {now}, $6, $7, $8, $9, $10, {next_parked}, \
+            CASE WHEN CAST($11 AS bigint) < 0 THEN NULL ELSE {after:$11} END, \
+            CASE WHEN $12 = 1 THEN {now} END, CASE WHEN $12 = 1 THEN {now} END, $13) \
+        ON CONFLICT (subscription, message_id) DO NOTHING";
     let values = vec![
         subscription.into(),
         tx.dialect().uuid(message.id.0),
@@ -118,10 +120,40 @@ pub(crate) async fn settle(
         Value::from(envelope::encode(message)),
         Value::Bytes(Some(message.body.clone())),
         Value::from(attempts.cast_signed()),
-        Value::BigInt(Some(after.unwrap_or(0))),
-        Value::String(error.map(str::to_owned)),
+        // Dead rows are not due.
+        Value::from(if status == "dead" { -1 } else { after }),
+        Value::from(i32::from(error.is_some())),
+        Value::String(error),
     ];
-    tx.execute(&sql, values).await?;
+    tx.execute(sql, values).await?;
+    tx.wake_after_commit(Wake::PARKED);
+    Ok(())
+}
+
+/// Parks or buries the row that the retrier took with `claimed` attempts; `attempts` is what counts from
+/// now on. Does nothing when another worker has taken the row over since.
+pub(crate) async fn settle_parked(
+    tx: &mut Tx,
+    subscription: &str,
+    id: Uuid,
+    claimed: u32,
+    attempts: u32,
+    fate: Fate<'_>,
+) -> Result<(), StoreError> {
+    let (status, after, error) = fate.columns();
+    let sql = "UPDATE inbox_messages SET status = $4, attempts = $5, due_at = {after:$6}, error = $7, last_failed_at = {now}, \
+            first_failed_at = COALESCE(first_failed_at, {now}) \
+        WHERE subscription = $1 AND message_id = $2 AND attempts = $3 AND status = 'parked'";
+    let values = vec![
+        subscription.into(),
+        tx.dialect().uuid(id),
+        claimed.cast_signed().into(),
+        status.into(),
+        attempts.cast_signed().into(),
+        after.into(),
+        Value::String(error),
+    ];
+    tx.execute(sql, values).await?;
     tx.wake_after_commit(Wake::PARKED);
     Ok(())
 }
