@@ -206,6 +206,7 @@ impl Relay {
         }
         let lanes: Vec<Option<Lane>> = rows.iter().map(lane).collect();
         let ages: Vec<f64> = rows.iter().map(|row| row.age).collect();
+        failpoint::hit("relay.publishing").await;
         let started = Instant::now();
         let results = self.publish(rows).await;
         failpoint::hit("relay.published").await;

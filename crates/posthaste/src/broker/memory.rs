@@ -26,6 +26,7 @@ struct State {
     published: Vec<Message>,
     down: bool,
     refused: Option<String>,
+    in_hand: usize,
 }
 
 impl MemoryBroker {
@@ -82,6 +83,11 @@ impl MemoryBroker {
         self.state().queues.get(queue).map_or(0, VecDeque::len)
     }
 
+    /// Messages that were handed out and are not settled yet.
+    pub fn in_hand(&self) -> usize {
+        self.state().in_hand
+    }
+
     pub(super) fn receiver(&self, queue: &str) -> MemoryReceiver {
         MemoryReceiver {
             broker: self.clone(),
@@ -127,9 +133,11 @@ impl MemoryReceiver {
         let mut state = self.broker.state();
         let queue = state.queues.entry(self.queue.clone()).or_default();
         let count = max.min(queue.len());
+        let taken: Vec<_> = queue.drain(..count).collect();
+        state.in_hand += taken.len();
         let mut unsettled = self.unsettled();
-        queue
-            .drain(..count)
+        taken
+            .into_iter()
             .map(|(tag, message, redelivered)| {
                 unsettled.insert(tag, message.clone());
                 Delivery {
@@ -147,15 +155,17 @@ impl MemoryReceiver {
     }
 
     pub fn acknowledge(&self, tags: &[i64]) {
+        let mut state = self.broker.state();
         let mut unsettled = self.unsettled();
         for tag in tags {
-            unsettled.remove(tag);
+            state.in_hand -= usize::from(unsettled.remove(tag).is_some());
         }
     }
 
     pub fn abandon(&mut self) {
         let back = std::mem::take(&mut *self.unsettled());
         let mut state = self.broker.state();
+        state.in_hand -= back.len();
         let queue = state.queues.entry(self.queue.clone()).or_default();
         for (tag, message) in back.into_iter().rev() {
             queue.push_front((tag, message, true));
