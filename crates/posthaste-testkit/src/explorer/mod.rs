@@ -205,7 +205,11 @@ impl Explorer {
         if broken {
             return Ok(report);
         }
-        let plans = plan_runs::all(&report.hits, bench.scenario.transport, self.max_runs);
+        // A lease gives each partition of a queue in the database to one process; the broker in memory
+        // hands a queue to whoever asks.
+        let transport = bench.scenario.transport;
+        let shared = transport == Transport::Sql || !first.ordered;
+        let plans = plan_runs::all(&report.hits, transport, shared, self.max_runs);
         let (next, done) = (AtomicUsize::new(0), AtomicBool::new(false));
         let runs = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
@@ -246,6 +250,8 @@ pub(crate) struct Bench {
 pub(crate) struct Finished {
     pub run: Run,
     pub rows: Rows,
+    /// Whether a subscription asks for order.
+    pub ordered: bool,
 }
 
 impl Bench {

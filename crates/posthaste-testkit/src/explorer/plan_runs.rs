@@ -65,8 +65,14 @@ const FREEZABLE: &[&str] = &[
     "retrier.committed",
 ];
 
-/// At most `max` runs for what the undisturbed one has hit.
-pub(crate) fn all(hits: &BTreeMap<&'static str, u32>, transport: Transport, max: usize) -> Vec<Plan> {
+/// Whether only the relay of a process has to freeze at `point`.
+pub(crate) fn relays_only(point: &str) -> bool {
+    point.starts_with("relay.")
+}
+
+/// At most `max` runs for what the undisturbed one has hit. `shared`: two processes may read one queue
+/// without breaking an order that was asked for.
+pub(crate) fn all(hits: &BTreeMap<&'static str, u32>, transport: Transport, shared: bool, max: usize) -> Vec<Plan> {
     let mut plans = vec![Plan::Repeat];
     if transport == Transport::Memory {
         plans.extend([Plan::Outage, Plan::Refuse]);
@@ -74,7 +80,7 @@ pub(crate) fn all(hits: &BTreeMap<&'static str, u32>, transport: Transport, max:
     plans.push(Plan::Swap);
     let points = || hits.iter().map(|(point, count)| (*point, *count));
     plans.extend(points().map(|(point, _)| Plan::Crash { point, nth: 1 }));
-    let freezable = points().filter(|(point, _)| FREEZABLE.contains(point));
+    let freezable = points().filter(|(point, _)| FREEZABLE.contains(point) && (shared || relays_only(point)));
     plans.extend(freezable.map(|(point, _)| Plan::Freeze { point }));
     let last = points().filter(|(_, count)| *count > 1);
     plans.extend(last.map(|(point, nth)| Plan::Crash { point, nth }));

@@ -26,7 +26,7 @@ pub(crate) fn count(bench: &Bench) -> Result<(Finished, BTreeMap<&'static str, u
 
 /// Makes the run `plan`.
 pub(crate) fn run(bench: &Bench, plan: &Plan, undisturbed: &Rows) -> Result<Run> {
-    let (Finished { mut run, rows }, _) = explore(bench, plan)?;
+    let (Finished { mut run, rows, .. }, _) = explore(bench, plan)?;
     run.violations
         .extend(check_invariants::compare_rows(&rows, undisturbed));
     Ok(run)
@@ -52,13 +52,13 @@ fn explore(bench: &Bench, plan: &Plan) -> Result<(Finished, BTreeMap<&'static st
     };
     let hits = probe.hits();
     let _installed = install_crash(&Arc::default(), None, scenario.mutant);
-    let rows = on_runtime(finish(scenario, &file, broker.as_ref(), &mut violations))?;
+    let (rows, ordered) = on_runtime(finish(scenario, &file, broker.as_ref(), &mut violations))?;
     let run = Run {
         plan: plan.clone(),
         happened,
         violations,
     };
-    Ok((Finished { run, rows }, hits))
+    Ok((Finished { run, rows, ordered }, hits))
 }
 
 /// The messages and rows that a run starts with.
@@ -136,12 +136,13 @@ async fn finish(
     file: &Path,
     broker: Option<&MemoryBroker>,
     violations: &mut Vec<String>,
-) -> Result<Rows> {
+) -> Result<(Rows, bool)> {
     let running = Running::start(scenario, file, broker, Role::Full).await?;
     if let Err(error) = running.quiet(scenario.limit).await {
         violations.push(error.to_string());
     }
-    running.judge_and_stop(scenario, violations).await
+    let ordered = running.readers.iter().any(|reader| reader.ordered);
+    Ok((running.judge_and_stop(scenario, violations).await?, ordered))
 }
 
 /// The id of the newest message that waits in the outbox.

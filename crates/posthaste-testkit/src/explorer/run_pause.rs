@@ -12,6 +12,7 @@ use posthaste::{Message, Store};
 use tokio::sync::oneshot;
 
 use super::check_invariants::{self, Rows};
+use super::plan_runs::relays_only;
 use super::probe_points::{Probe, install_crash, install_with};
 use super::run_crashes::{Role, Running, feed};
 use super::{Bench, Plan, Run, Scenario, Transport, join, lock, on_runtime};
@@ -87,7 +88,12 @@ fn freeze(
     };
     let _installed = install_with(probe, Some((point, 1)), scenario.mutant, stop_here);
     on_runtime(async {
-        let running = Running::start(scenario, file, broker.as_ref(), Role::Full).await?;
+        let role = if relays_only(point) {
+            Role::RelayOnly
+        } else {
+            Role::Full
+        };
+        let running = Running::start(scenario, file, broker.as_ref(), role).await?;
         // Before any of its tasks has run.
         drop(store.set(running.store.clone()));
         // A sender that is gone ends this process as well.
