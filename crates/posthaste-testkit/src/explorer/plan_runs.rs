@@ -24,7 +24,7 @@ pub enum Plan {
     },
     /// The broker refuses everything until the relay has tried once.
     Outage,
-    /// The broker refuses the newest message until the relay has tried once.
+    /// The broker refuses the oldest message until the relay has tried once.
     Refuse,
     /// Everything on the wire comes once more after it was handled.
     Repeat,

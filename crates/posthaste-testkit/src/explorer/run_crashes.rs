@@ -108,7 +108,7 @@ async fn disturb(
             relay.stop().await?;
         }
         (Plan::Outage, Some(broker)) => broker.set_down(true),
-        (Plan::Refuse, Some(broker)) => broker.refuse(newest(file).await?),
+        (Plan::Refuse, Some(broker)) => broker.refuse(oldest(file).await?),
         _ => {}
     }
     let running = Running::start(scenario, file, broker, Role::Full).await?;
@@ -145,10 +145,12 @@ async fn finish(
     Ok((running.judge_and_stop(scenario, violations).await?, ordered))
 }
 
-/// The id of the newest message that waits in the outbox.
-async fn newest(file: &Path) -> Result<Option<String>> {
+/// The id of the oldest message that waits in the outbox, one with a key if there is one: what comes
+/// after it in its key must wait for it.
+async fn oldest(file: &Path) -> Result<Option<String>> {
     let store = open(file)?;
-    let sql = "SELECT event_id FROM outbox_messages WHERE status = 'pending' ORDER BY seq DESC LIMIT 1";
+    let sql = "SELECT event_id FROM outbox_messages WHERE status = 'pending' \
+        ORDER BY message_key IS NULL, seq LIMIT 1";
     let rows = store.query(sql, vec![]).await?;
     let id = rows.first().map(|row| row.uuid("event_id")).transpose()?;
     close(&store).await?;
