@@ -1,7 +1,7 @@
 //! A broker in this process, for tests. It outlives the clients that crash: what they had not
 //! acknowledged comes again, marked as redelivered.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -36,10 +36,14 @@ impl MemoryBroker {
 
     pub(super) async fn publish(&self, messages: Vec<Message>) -> Vec<Result<(), BrokerError>> {
         let mut state = self.state();
+        let mut held_back = HashSet::new();
         let results = messages
             .into_iter()
             .map(|message| {
-                if state.down || state.refused.as_ref() == Some(&message.id.to_string()) {
+                let lane = message.key.clone().map(|key| (message.topic.clone(), key));
+                let refused = state.down || state.refused.as_ref() == Some(&message.id.to_string());
+                if refused || lane.as_ref().is_some_and(|lane| held_back.contains(lane)) {
+                    held_back.extend(lane);
                     return Err(BrokerError::Refused("the broker was told to refuse".to_owned()));
                 }
                 state.published.push(message.clone());

@@ -67,7 +67,8 @@ impl Broker {
     }
 
     /// Publishes `messages` and answers for each whether the transport has confirmed it. The order of
-    /// the confirmed ones is the order given.
+    /// the confirmed ones is the order given: a transport that has not taken a message takes no later
+    /// one of the same topic and key in this call, or the order of that key would be lost.
     pub async fn publish(&self, messages: Vec<Message>) -> Vec<Result<(), BrokerError>> {
         match self {
             Self::Sql(broker) => broker.publish(messages).await,
