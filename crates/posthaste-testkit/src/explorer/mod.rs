@@ -11,9 +11,9 @@
 //! each of your tables has as many rows as after the undisturbed run; and what you check yourself.
 //!
 //! ```no_run
-//! # use posthaste::store::Sql;
-//! # use posthaste::{CORE_MIGRATIONS, Cx, Event, Handle, Handled, Message, Subscription, outbox, store::Migration};
-//! # use posthaste_testkit::explorer::Explorer;
+//! # use anyhow::{Result, ensure};
+//! # use posthaste::{Cx, Event, Handle, Handled, Message, Store, Subscription, outbox, store::Migration};
+//! # use posthaste_testkit::explorer::{Client, Explorer, Scenario};
 //! # #[derive(serde::Serialize, serde::Deserialize)]
 //! # struct OrderPlaced { order_id: String }
 //! # impl Event for OrderPlaced { const TYPE: &'static str = "order.placed"; const TOPIC: &'static str = "orders"; }
@@ -22,23 +22,27 @@
 //! #     async fn handle(&self, _: OrderPlaced, _: &mut Cx<'_>) -> Handled { Ok(()) }
 //! # }
 //! # const MIGRATIONS: &[Migration] = &[];
-//! # fn main() -> anyhow::Result<()> {
-//! let report = Explorer::new("shop", |_client| vec![Subscription::new::<OrderPlaced, _>("ship", "orders", Ship)])
-//!     .migrations("shop", MIGRATIONS)
-//!     .feed(async |client| {
+//! # fn main() -> Result<()> {
+//! struct Shop;
+//! impl Scenario for Shop {
+//!     fn subscriptions(&self, _client: &Client) -> Vec<Subscription> {
+//!         vec![Subscription::new::<OrderPlaced, _>("ship", "orders", Ship)]
+//!     }
+//!     async fn feed(&self, client: Client) -> Result<()> {
 //!         let mut tx = client.store.begin().await?;
 //!         for n in 0..10 {
 //!             let order = OrderPlaced { order_id: format!("order-{n}") };
 //!             outbox::append(&mut tx, "shop", Message::of(&order)?).await?;
 //!         }
 //!         Ok(tx.commit().await?)
-//!     })
-//!     .check(async |store| {
+//!     }
+//!     async fn check(&self, store: Store) -> Result<()> {
 //!         let twice = "SELECT order_id FROM shipments GROUP BY order_id HAVING COUNT(*) <> 1";
-//!         anyhow::ensure!(store.query(twice, vec![]).await?.is_empty(), "an order was shipped twice");
+//!         ensure!(store.query(twice, vec![]).await?.is_empty(), "an order was shipped twice");
 //!         Ok(())
-//!     })
-//!     .run()?;
+//!     }
+//! }
+//! let report = Explorer::new("shop", Shop).migrations("shop", MIGRATIONS).run()?;
 //! report.assert_clean();
 //! # Ok(())
 //! # }
@@ -54,7 +58,6 @@ mod wait_quiet;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -88,42 +91,46 @@ pub enum Transport {
     Sql,
 }
 
-type Later<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
-type Subscriptions = Box<dyn Fn(&Client) -> Vec<Subscription> + Send + Sync>;
-type Feed = Box<dyn Fn(Client) -> Later<()> + Send + Sync>;
-type Check = Box<dyn Fn(Store) -> Later<()> + Send + Sync>;
+/// What is explored: handlers, what they are fed with, what has to be true at the end.
+pub trait Scenario: Sync {
+    /// The handlers, made anew for each client that starts. Their retries are shortened to
+    /// milliseconds; everything else stays as it is.
+    fn subscriptions(&self, client: &Client) -> Vec<Subscription>;
+
+    /// Appends and publishes what is to be handled. It runs undisturbed before the client starts, once
+    /// per run.
+    fn feed(&self, client: Client) -> impl Future<Output = Result<()>>;
+
+    /// Looks at the end of each run at what the handlers did; an error is a violation and says which.
+    fn check(&self, store: Store) -> impl Future<Output = Result<()>>;
+}
 
 /// One scenario and how far to explore it.
-pub struct Explorer {
-    scenario: Scenario,
+pub struct Explorer<S> {
+    setup: Setup<S>,
     max_runs: usize,
     threads: usize,
     stop_at_first: bool,
 }
 
-pub(crate) struct Scenario {
+pub(crate) struct Setup<S> {
+    scenario: S,
     service: String,
     transport: Transport,
     migrations: Vec<(String, Vec<Migration>)>,
-    subscriptions: Subscriptions,
-    feed: Feed,
-    check: Check,
     limit: Duration,
     mutant: Option<Mutant>,
 }
 
-impl Explorer {
-    /// Explores `service`, whose handlers `subscriptions` makes anew for each client that starts. Their
-    /// retries are shortened to milliseconds; everything else stays as it is.
-    pub fn new(service: &str, subscriptions: impl Fn(&Client) -> Vec<Subscription> + Send + Sync + 'static) -> Self {
+impl<S: Scenario> Explorer<S> {
+    /// Explores `scenario` as the service called `service`.
+    pub fn new(service: &str, scenario: S) -> Self {
         Self {
-            scenario: Scenario {
+            setup: Setup {
+                scenario,
                 service: service.to_owned(),
                 transport: Transport::Memory,
                 migrations: vec![("core".to_owned(), CORE_MIGRATIONS.to_vec())],
-                subscriptions: Box::new(subscriptions),
-                feed: Box::new(|_client| Box::pin(async { Ok(()) })),
-                check: Box::new(|_store| Box::pin(async { Ok(()) })),
                 limit: Duration::from_secs(15),
                 mutant: None,
             },
@@ -136,34 +143,14 @@ impl Explorer {
     /// Adds the migrations of `set`; the core's are there already.
     #[must_use]
     pub fn migrations(mut self, set: &str, migrations: &[Migration]) -> Self {
-        self.scenario.migrations.push((set.to_owned(), migrations.to_vec()));
-        self
-    }
-
-    /// What to append and publish. It runs undisturbed before the client starts, once per run.
-    #[must_use]
-    pub fn feed<F>(mut self, feed: impl Fn(Client) -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Result<()>> + Send + 'static,
-    {
-        self.scenario.feed = Box::new(move |client| Box::pin(feed(client)));
-        self
-    }
-
-    /// What has to be true at the end of each run; an error is a violation and says which.
-    #[must_use]
-    pub fn check<F>(mut self, check: impl Fn(Store) -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Result<()>> + Send + 'static,
-    {
-        self.scenario.check = Box::new(move |store| Box::pin(check(store)));
+        self.setup.migrations.push((set.to_owned(), migrations.to_vec()));
         self
     }
 
     /// The transport; [`Transport::Memory`] unless said otherwise.
     #[must_use]
     pub fn transport(mut self, transport: Transport) -> Self {
-        self.scenario.transport = transport;
+        self.setup.transport = transport;
         self
     }
 
@@ -178,14 +165,14 @@ impl Explorer {
     /// How long a client may take to work everything off; 15 s unless said otherwise.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
-        self.scenario.limit = limit;
+        self.setup.limit = limit;
         self
     }
 
     /// Runs with a deliberate defect and ends at the first run that shows it.
     #[must_use]
     pub fn mutant(mut self, mutant: Mutant) -> Self {
-        self.scenario.mutant = Some(mutant);
+        self.setup.mutant = Some(mutant);
         self.stop_at_first = true;
         self
     }
@@ -197,7 +184,7 @@ impl Explorer {
     /// invariants are in the report.
     pub fn run(self) -> Result<Report> {
         let folder = tempfile::tempdir().context("no directory for the explorer's files")?;
-        let bench = Bench::prepare(self.scenario, &folder)?;
+        let bench = Bench::prepare(self.setup, &folder)?;
         let (first, hits) = std::thread::scope(|scope| join(scope.spawn(|| run_crashes::count(&bench))))?;
         let mut report = Report::new(hits);
         let broken = !first.run.violations.is_empty();
@@ -207,7 +194,7 @@ impl Explorer {
         }
         // A lease gives each partition of a queue in the database to one process; the broker in memory
         // hands a queue to whoever asks.
-        let transport = bench.scenario.transport;
+        let transport = bench.setup.transport;
         let shared = transport == Transport::Sql || !first.ordered;
         let plans = plan_runs::all(&report.hits, transport, shared, self.max_runs);
         let (next, done) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -240,8 +227,8 @@ impl Explorer {
 }
 
 /// A scenario with its migrated file, to be copied for each run.
-pub(crate) struct Bench {
-    scenario: Scenario,
+pub(crate) struct Bench<S> {
+    setup: Setup<S>,
     folder: PathBuf,
     number: AtomicUsize,
 }
@@ -254,13 +241,13 @@ pub(crate) struct Finished {
     pub ordered: bool,
 }
 
-impl Bench {
-    fn prepare(scenario: Scenario, folder: &TempDir) -> Result<Self> {
+impl<S: Scenario> Bench<S> {
+    fn prepare(setup: Setup<S>, folder: &TempDir) -> Result<Self> {
         let folder = folder.path().to_owned();
         let template = folder.join(TEMPLATE);
         let migrate = async {
             let store = open(&template)?;
-            for (set, migrations) in &scenario.migrations {
+            for (set, migrations) in &setup.migrations {
                 store.migrate_up(set, migrations).await?;
             }
             store.close().await;
@@ -268,7 +255,7 @@ impl Bench {
         };
         std::thread::scope(|scope| join(scope.spawn(|| on_runtime(migrate))))?;
         Ok(Self {
-            scenario,
+            setup,
             folder,
             number: AtomicUsize::new(0),
         })

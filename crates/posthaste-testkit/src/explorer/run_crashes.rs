@@ -12,7 +12,7 @@ use posthaste::{Broker, Engine, EngineConfig, Publisher, Roles, Store, Tuning};
 use super::check_invariants::{self, Reader, Rows};
 use super::probe_points::{Probe, Target, install_crash};
 use super::wait_quiet::{let_time_pass, quiet};
-use super::{Bench, Client, Finished, Plan, Run, Scenario, Transport, on_runtime, open};
+use super::{Bench, Client, Finished, Plan, Run, Scenario, Setup, Transport, on_runtime, open};
 
 /// Short, so that the poll that finds what no signal announced comes soon.
 const LEASE: Duration = Duration::from_secs(1);
@@ -20,39 +20,39 @@ const LEASE: Duration = Duration::from_secs(1);
 const CLOSE: Duration = Duration::from_secs(10);
 
 /// Makes the undisturbed run and counts its failpoints.
-pub(crate) fn count(bench: &Bench) -> Result<(Finished, BTreeMap<&'static str, u32>)> {
+pub(crate) fn count(bench: &Bench<impl Scenario>) -> Result<(Finished, BTreeMap<&'static str, u32>)> {
     explore(bench, &Plan::Undisturbed)
 }
 
 /// Makes the run `plan`.
-pub(crate) fn run(bench: &Bench, plan: &Plan, undisturbed: &Rows) -> Result<Run> {
+pub(crate) fn run(bench: &Bench<impl Scenario>, plan: &Plan, undisturbed: &Rows) -> Result<Run> {
     let (Finished { mut run, rows, .. }, _) = explore(bench, plan)?;
     run.violations
         .extend(check_invariants::compare_rows(&rows, undisturbed));
     Ok(run)
 }
 
-fn explore(bench: &Bench, plan: &Plan) -> Result<(Finished, BTreeMap<&'static str, u32>)> {
-    let scenario = &bench.scenario;
+fn explore(bench: &Bench<impl Scenario>, plan: &Plan) -> Result<(Finished, BTreeMap<&'static str, u32>)> {
+    let setup = &bench.setup;
     let file = bench.fresh()?;
-    let broker = (scenario.transport == Transport::Memory).then(MemoryBroker::default);
-    on_runtime(feed(scenario, &file, broker.as_ref())).context("the scenario's feed failed")?;
+    let broker = (setup.transport == Transport::Memory).then(MemoryBroker::default);
+    on_runtime(feed(setup, &file, broker.as_ref())).context("the scenario's feed failed")?;
     let probe = Arc::new(Probe::default());
     let mut violations = Vec::new();
     let happened = match plan {
-        Plan::Crash { point, nth } => crash(scenario, &file, broker.as_ref(), (point, *nth))?,
+        Plan::Crash { point, nth } => crash(setup, &file, broker.as_ref(), (point, *nth))?,
         Plan::CrashTwice { point } => {
-            crash(scenario, &file, broker.as_ref(), (point, 1))?;
-            crash(scenario, &file, broker.as_ref(), (point, 1))?
+            crash(setup, &file, broker.as_ref(), (point, 1))?;
+            crash(setup, &file, broker.as_ref(), (point, 1))?
         }
         plan => {
-            let _installed = install_crash(&probe, None, scenario.mutant);
-            on_runtime(disturb(scenario, &file, broker.as_ref(), plan, &probe, &mut violations))?
+            let _installed = install_crash(&probe, None, setup.mutant);
+            on_runtime(disturb(setup, &file, broker.as_ref(), plan, &probe, &mut violations))?
         }
     };
     let hits = probe.hits();
-    let _installed = install_crash(&Arc::default(), None, scenario.mutant);
-    let (rows, ordered) = on_runtime(finish(scenario, &file, broker.as_ref(), &mut violations))?;
+    let _installed = install_crash(&Arc::default(), None, setup.mutant);
+    let (rows, ordered) = on_runtime(finish(setup, &file, broker.as_ref(), &mut violations))?;
     let run = Run {
         plan: plan.clone(),
         happened,
@@ -62,25 +62,25 @@ fn explore(bench: &Bench, plan: &Plan) -> Result<(Finished, BTreeMap<&'static st
 }
 
 /// The messages and rows that a run starts with.
-pub(crate) async fn feed(scenario: &Scenario, file: &Path, broker: Option<&MemoryBroker>) -> Result<()> {
+pub(crate) async fn feed(setup: &Setup<impl Scenario>, file: &Path, broker: Option<&MemoryBroker>) -> Result<()> {
     let store = open(file)?;
-    let client = client(scenario, &store, broker)?;
-    tokio::time::timeout(scenario.limit, (scenario.feed)(client)).await??;
+    let client = client(setup, &store, broker)?;
+    tokio::time::timeout(setup.limit, setup.scenario.feed(client)).await??;
     close(&store).await
 }
 
 /// A client that dies at `target`; `false` when it was done before.
-fn crash(scenario: &Scenario, file: &Path, broker: Option<&MemoryBroker>, target: Target) -> Result<bool> {
+fn crash(setup: &Setup<impl Scenario>, file: &Path, broker: Option<&MemoryBroker>, target: Target) -> Result<bool> {
     let probe = Arc::new(Probe::default());
-    let _installed = install_crash(&probe, Some(target), scenario.mutant);
+    let _installed = install_crash(&probe, Some(target), setup.mutant);
     on_runtime(async {
-        let running = Running::start(scenario, file, broker, Role::Full).await?;
+        let running = Running::start(setup, file, broker, Role::Full).await?;
         tokio::select! {
             biased;
             // The return drops the runtime: tasks, connections and open transactions end where they are.
             () = probe.reached() => return Ok(true),
             // What is left is worked off and judged after the restart.
-            _judged_later = running.quiet(scenario.limit) => {}
+            _judged_later = running.quiet(setup.limit) => {}
         }
         running.stop().await?;
         Ok(false)
@@ -89,7 +89,7 @@ fn crash(scenario: &Scenario, file: &Path, broker: Option<&MemoryBroker>, target
 
 /// A client that lives, under the fault of `plan`; `false` when the fault found nothing to act on.
 async fn disturb(
-    scenario: &Scenario,
+    setup: &Setup<impl Scenario>,
     file: &Path,
     broker: Option<&MemoryBroker>,
     plan: &Plan,
@@ -99,9 +99,9 @@ async fn disturb(
     let mut happened = true;
     match (plan, broker) {
         (Plan::Swap, _) => {
-            let relay = Running::start(scenario, file, broker, Role::RelayOnly).await?;
+            let relay = Running::start(setup, file, broker, Role::RelayOnly).await?;
             relay
-                .carried(scenario.limit)
+                .carried(setup.limit)
                 .await
                 .unwrap_or_else(|error| violations.push(error.to_string()));
             happened = relay.double_waiting().await?;
@@ -111,17 +111,17 @@ async fn disturb(
         (Plan::Refuse, Some(broker)) => broker.refuse(oldest(file).await?),
         _ => {}
     }
-    let running = Running::start(scenario, file, broker, Role::Full).await?;
+    let running = Running::start(setup, file, broker, Role::Full).await?;
     if let (Plan::Outage | Plan::Refuse, Some(broker)) = (plan, broker) {
         let tried = tokio::time::timeout(Duration::from_secs(2), probe.passed("relay.published")).await;
         happened = tried.is_ok();
         broker.set_down(false);
         broker.refuse(None);
     }
-    let mut done = running.quiet(scenario.limit).await;
+    let mut done = running.quiet(setup.limit).await;
     if *plan == Plan::Repeat && done.is_ok() {
         happened = running.repeat_all().await?;
-        done = running.quiet(scenario.limit).await;
+        done = running.quiet(setup.limit).await;
     }
     if let Err(error) = done {
         violations.push(error.to_string());
@@ -132,17 +132,17 @@ async fn disturb(
 
 /// The successor: works off what is left, then everything is checked.
 async fn finish(
-    scenario: &Scenario,
+    setup: &Setup<impl Scenario>,
     file: &Path,
     broker: Option<&MemoryBroker>,
     violations: &mut Vec<String>,
 ) -> Result<(Rows, bool)> {
-    let running = Running::start(scenario, file, broker, Role::Full).await?;
-    if let Err(error) = running.quiet(scenario.limit).await {
+    let running = Running::start(setup, file, broker, Role::Full).await?;
+    if let Err(error) = running.quiet(setup.limit).await {
         violations.push(error.to_string());
     }
     let ordered = running.readers.iter().any(|reader| reader.ordered);
-    Ok((running.judge_and_stop(scenario, violations).await?, ordered))
+    Ok((running.judge_and_stop(setup, violations).await?, ordered))
 }
 
 /// The id of the oldest message that waits in the outbox, one with a key if there is one: what comes
@@ -157,14 +157,14 @@ async fn oldest(file: &Path) -> Result<Option<String>> {
     Ok(id.map(|id| id.to_string()))
 }
 
-fn client(scenario: &Scenario, store: &Store, broker: Option<&MemoryBroker>) -> Result<Client> {
+fn client(setup: &Setup<impl Scenario>, store: &Store, broker: Option<&MemoryBroker>) -> Result<Client> {
     let broker = match broker {
         Some(broker) => Broker::Memory(broker.clone()),
         None => Broker::open("sql:", store)?,
     };
     Ok(Client {
         store: store.clone(),
-        publisher: Publisher::new(&scenario.service, store.clone(), broker),
+        publisher: Publisher::new(&setup.service, store.clone(), broker),
     })
 }
 
@@ -193,11 +193,16 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts a client on `file`, long after any client before it has died or frozen.
-    pub async fn start(scenario: &Scenario, file: &Path, broker: Option<&MemoryBroker>, role: Role) -> Result<Self> {
+    pub async fn start(
+        setup: &Setup<impl Scenario>,
+        file: &Path,
+        broker: Option<&MemoryBroker>,
+        role: Role,
+    ) -> Result<Self> {
         let store = open(file)?;
         let_time_pass(&store).await?;
-        let client = client(scenario, &store, broker)?;
-        let mut subscriptions = (scenario.subscriptions)(&client);
+        let client = client(setup, &store, broker)?;
+        let mut subscriptions = setup.scenario.subscriptions(&client);
         for subscription in &mut subscriptions {
             let retry = &mut subscription.retry;
             retry.first_delay = retry.first_delay.min(Duration::from_millis(5));
@@ -206,7 +211,7 @@ impl Running {
         let readers = subscriptions.iter().map(Reader::of).collect();
         let transport = client.publisher.broker().clone();
         let engine = Engine::start(EngineConfig {
-            service: scenario.service.clone(),
+            service: setup.service.clone(),
             store: store.clone(),
             broker: transport.clone(),
             subscriptions,
@@ -296,14 +301,14 @@ impl Running {
     }
 
     /// Checks everything that has to be true when nothing is left to do.
-    pub async fn judge_and_stop(self, scenario: &Scenario, violations: &mut Vec<String>) -> Result<Rows> {
+    pub async fn judge_and_stop(self, setup: &Setup<impl Scenario>, violations: &mut Vec<String>) -> Result<Rows> {
         let store = self.store.clone();
         let found = check_invariants::check(&store, self.broker.as_ref(), &self.readers).await?;
         violations.extend(found);
-        match tokio::time::timeout(scenario.limit, (scenario.check)(store.clone())).await {
+        match tokio::time::timeout(setup.limit, setup.scenario.check(store.clone())).await {
             Ok(Ok(())) => {}
             Ok(Err(violation)) => violations.push(format!("{violation:#}")),
-            Err(_elapsed) => violations.push(format!("the check did not end within {:?}", scenario.limit)),
+            Err(_elapsed) => violations.push(format!("the check did not end within {:?}", setup.limit)),
         }
         let rows = check_invariants::count_rows(&store).await?;
         self.stop().await?;

@@ -15,14 +15,14 @@ use super::check_invariants::{self, Rows};
 use super::plan_runs::relays_only;
 use super::probe_points::{Probe, install_crash, install_with};
 use super::run_crashes::{Role, Running, feed};
-use super::{Bench, Plan, Run, Scenario, Transport, join, lock, on_runtime};
+use super::{Bench, Plan, Run, Scenario, Setup, Transport, join, lock, on_runtime};
 
 /// Makes the run in which a process freezes at the first hit of `point`.
-pub(crate) fn run(bench: &Bench, point: &'static str, undisturbed: &Rows) -> Result<Run> {
-    let scenario = &bench.scenario;
+pub(crate) fn run(bench: &Bench<impl Scenario>, point: &'static str, undisturbed: &Rows) -> Result<Run> {
+    let setup = &bench.setup;
     let file = bench.fresh()?;
-    let broker = (scenario.transport == Transport::Memory).then(MemoryBroker::default);
-    on_runtime(feed(scenario, &file, broker.as_ref())).context("the scenario's feed failed")?;
+    let broker = (setup.transport == Transport::Memory).then(MemoryBroker::default);
+    on_runtime(feed(setup, &file, broker.as_ref())).context("the scenario's feed failed")?;
     let mut violations = Vec::new();
     let probe = Arc::new(Probe::default());
     // The frozen thread waits for `go_on`; a sender that is dropped wakes it as well.
@@ -34,11 +34,11 @@ pub(crate) fn run(bench: &Bench, point: &'static str, undisturbed: &Rows) -> Res
         let first = scope.spawn(move || {
             // Dropped when the thread ends, however it ends.
             let _left = left;
-            freeze(scenario, &path, first_broker, point, &first_probe, frozen, ended)
+            freeze(setup, &path, first_broker, point, &first_probe, frozen, ended)
         });
-        let _installed = install_crash(&Arc::default(), None, scenario.mutant);
+        let _installed = install_crash(&Arc::default(), None, setup.mutant);
         let work = take_over(
-            scenario,
+            setup,
             &file,
             broker.as_ref(),
             &probe,
@@ -59,7 +59,7 @@ pub(crate) fn run(bench: &Bench, point: &'static str, undisturbed: &Rows) -> Res
 
 /// The first process. Its whole thread stops at `point`: lease renewal and all.
 fn freeze(
-    scenario: &Scenario,
+    setup: &Setup<impl Scenario>,
     file: &Path,
     broker: Option<MemoryBroker>,
     point: &'static str,
@@ -86,14 +86,14 @@ fn freeze(
             let (Ok(()) | Err(mpsc::RecvError)) = lock(&frozen).recv();
         })
     };
-    let _installed = install_with(probe, Some((point, 1)), scenario.mutant, stop_here);
+    let _installed = install_with(probe, Some((point, 1)), setup.mutant, stop_here);
     on_runtime(async {
         let role = if relays_only(point) {
             Role::RelayOnly
         } else {
             Role::Full
         };
-        let running = Running::start(scenario, file, broker.as_ref(), role).await?;
+        let running = Running::start(setup, file, broker.as_ref(), role).await?;
         // Before any of its tasks has run.
         drop(store.set(running.store.clone()));
         // A sender that is gone ends this process as well.
@@ -104,32 +104,32 @@ fn freeze(
 
 /// The second process and the end of both.
 async fn take_over(
-    scenario: &Scenario,
+    setup: &Setup<impl Scenario>,
     file: &Path,
     broker: Option<&MemoryBroker>,
     probe: &Probe,
     (go_on, end, gone): (mpsc::Sender<()>, oneshot::Sender<()>, oneshot::Receiver<()>),
     violations: &mut Vec<String>,
 ) -> Result<(bool, Rows)> {
-    let happened = tokio::time::timeout(scenario.limit, probe.reached()).await.is_ok();
-    let second = Running::start(scenario, file, broker, Role::Full).await?;
-    if let Err(error) = second.quiet_beside(scenario.limit).await {
+    let happened = tokio::time::timeout(setup.limit, probe.reached()).await.is_ok();
+    let second = Running::start(setup, file, broker, Role::Full).await?;
+    if let Err(error) = second.quiet_beside(setup.limit).await {
         violations.push(format!("taking over: {error}"));
     }
     let before = broker.map(MemoryBroker::published).unwrap_or_default();
     drop(go_on);
-    if let Err(error) = second.quiet(scenario.limit).await {
+    if let Err(error) = second.quiet(setup.limit).await {
         violations.push(format!("after the first process went on: {error}"));
     }
     // The first process finishes what it has in hand; only then is it known what it does.
     end.send(())
         .map_err(|()| anyhow!("the first process ended by itself"))?;
     drop(gone.await);
-    if let Err(error) = second.quiet(scenario.limit).await {
+    if let Err(error) = second.quiet(setup.limit).await {
         violations.push(format!("after the first process ended: {error}"));
     }
     violations.extend(again(&before, broker));
-    let rows = second.judge_and_stop(scenario, violations).await?;
+    let rows = second.judge_and_stop(setup, violations).await?;
     Ok((happened, rows))
 }
 

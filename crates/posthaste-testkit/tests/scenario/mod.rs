@@ -5,7 +5,7 @@ use posthaste::store::{Migration, Sql};
 use posthaste::{
     Cx, Event, Failure, Handle, HandleBatch, Handled, Message, Received, RetryPolicy, Store, Subscription, outbox,
 };
-use posthaste_testkit::explorer::{Client, Explorer, Transport};
+use posthaste_testkit::explorer::{Client, Explorer, Scenario, Transport};
 use serde::{Deserialize, Serialize};
 
 const ORDERS: i64 = 7;
@@ -213,20 +213,38 @@ async fn check(store: Store, stumbles: bool) -> Result<()> {
     Ok(())
 }
 
-/// The scenario; some of its messages fail at first, and one for good.
-pub fn shop(transport: Transport) -> Explorer {
-    explorer(transport, true)
+/// The scenario.
+pub struct Shop {
+    /// Whether some messages fail at first, and one for good.
+    stumbles: bool,
 }
 
-/// The same without any failure of a handler's own.
-pub fn calm_shop(transport: Transport) -> Explorer {
-    explorer(transport, false)
+impl Scenario for Shop {
+    fn subscriptions(&self, _client: &Client) -> Vec<Subscription> {
+        subscriptions(self.stumbles)
+    }
+
+    async fn feed(&self, client: Client) -> Result<()> {
+        feed(client, self.stumbles).await
+    }
+
+    async fn check(&self, store: Store) -> Result<()> {
+        check(store, self.stumbles).await
+    }
 }
 
-fn explorer(transport: Transport, stumbles: bool) -> Explorer {
-    Explorer::new("shop", move |_client| subscriptions(stumbles))
+/// The scenario with failures.
+pub fn shop(transport: Transport) -> Explorer<Shop> {
+    explore(Shop { stumbles: true }, transport)
+}
+
+/// The scenario without any failure of a handler's own.
+pub fn calm_shop(transport: Transport) -> Explorer<Shop> {
+    explore(Shop { stumbles: false }, transport)
+}
+
+fn explore(shop: Shop, transport: Transport) -> Explorer<Shop> {
+    Explorer::new("shop", shop)
         .migrations("shop", MIGRATIONS)
-        .feed(move |client| feed(client, stumbles))
-        .check(move |store| check(store, stumbles))
         .transport(transport)
 }
