@@ -4,7 +4,7 @@
 //! once the lease is another's. A row stays pending until the transport has confirmed it, however
 //! long the transport is away. After a failure the rest of the same key waits, other keys go on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// One message's lane through the transport: later ones must not overtake it.
-type Lane = (String, String);
+type Lane = (String, Option<String>);
 
 pub(crate) struct Relay {
     service: String,
@@ -50,7 +50,16 @@ pub(crate) struct Relay {
 /// What a step found.
 enum Step {
     Moved,
+    /// Nothing of a batch was taken: the transport is away, or all of the batch is at fault.
+    Refused,
     Idle,
+}
+
+/// What became of a batch.
+enum Forwarded {
+    All,
+    Some,
+    Nothing,
 }
 
 impl Relay {
@@ -83,6 +92,10 @@ impl Relay {
                 Ok(Step::Moved) => {
                     failures = 0;
                     continue;
+                }
+                Ok(Step::Refused) => {
+                    failures += 1;
+                    Some(back_off(failures - 1, FIRST_DELAY, MAX_DELAY, jitter()))
                 }
                 Ok(Step::Idle) => {
                     failures = 0;
@@ -137,9 +150,13 @@ impl Relay {
             self.next_due = None;
             let due = outbox::due(&self.store, &self.service, &partitions, BATCH).await?;
             if !due.is_empty() {
-                self.forward(due).await?;
+                let forwarded = self.forward(due).await?;
                 self.next_due = Some(Instant::now());
-                return Ok(Step::Moved);
+                return Ok(if matches!(forwarded, Forwarded::Nothing) {
+                    Step::Refused
+                } else {
+                    Step::Moved
+                });
             }
         }
         self.waiting.retain(|_, (_, at)| *at > Instant::now() - MAX_DELAY);
@@ -156,7 +173,7 @@ impl Relay {
             let ready: Vec<Pending> = page
                 .rows
                 .into_iter()
-                .filter(|row| lane(row).is_none_or(|lane| self.waiting.get(&lane).is_none_or(|(_, at)| *at <= now)))
+                .filter(|row| self.waiting.get(&lane(row)).is_none_or(|(_, at)| *at <= now))
                 .collect();
             let whole = ready.len() == read && after == self.floor.at();
             if ready.is_empty() {
@@ -173,12 +190,17 @@ impl Relay {
             {
                 self.cursor = last;
             }
-            if self.forward(ready).await? && whole {
+            let forwarded = self.forward(ready).await?;
+            if matches!(forwarded, Forwarded::All) && whole {
                 self.floor.settled();
             } else {
                 self.floor.reset();
             }
-            return Ok(Step::Moved);
+            return Ok(if matches!(forwarded, Forwarded::Nothing) {
+                Step::Refused
+            } else {
+                Step::Moved
+            });
         }
         if self.next_due.is_none() {
             let wait = outbox::next_due(&self.store, &self.service).await?;
@@ -195,8 +217,8 @@ impl Relay {
         self.floor.at()
     }
 
-    /// Publishes `rows` and marks what was confirmed; answers whether that was all of them.
-    async fn forward(&mut self, rows: Vec<Pending>) -> Result<bool, StoreError> {
+    /// Publishes `rows` and marks what was confirmed.
+    async fn forward(&mut self, rows: Vec<Pending>) -> Result<Forwarded, StoreError> {
         if !self.keeper.still_held(&self.scope, &self.slots).await? {
             return self.fenced().await;
         }
@@ -204,7 +226,7 @@ impl Relay {
         if mutant!(MarkBeforeConfirm) {
             self.mark(&seqs).await?;
         }
-        let lanes: Vec<Option<Lane>> = rows.iter().map(lane).collect();
+        let lanes: Vec<Lane> = rows.iter().map(lane).collect();
         let ages: Vec<f64> = rows.iter().map(|row| row.age).collect();
         failpoint::hit("relay.publishing").await;
         let started = Instant::now();
@@ -214,27 +236,27 @@ impl Relay {
         metrics::histogram!(metric::BROKER_OPERATION, "messaging_operation_name" => "send").record(took);
         let mut confirmed = Vec::with_capacity(seqs.len());
         let mut failed: Option<BrokerError> = None;
+        let mut refused = HashSet::new();
         for ((result, lane), (seq, age)) in results.into_iter().zip(lanes).zip(seqs.iter().zip(ages)) {
             match result {
                 Ok(()) => {
-                    if let Some(lane) = &lane {
-                        self.waiting.remove(lane);
-                    }
+                    self.waiting.remove(&lane);
                     metrics::histogram!(metric::OUTBOX_LAG).record(age + took.as_secs_f64());
                     confirmed.push(*seq);
                 }
                 Err(error) => {
-                    if let Some(lane) = lane {
-                        let times = self.waiting.get(&lane).map_or(0, |(times, _)| *times);
-                        let again = Instant::now() + back_off(times, FIRST_DELAY, MAX_DELAY, jitter());
-                        self.waiting.insert(lane, (times.saturating_add(1), again));
-                    }
+                    refused.insert(lane);
                     failed = Some(error);
                 }
             }
         }
         metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "ok").increment(confirmed.len() as u64);
         metrics::counter!(metric::SENT).increment(confirmed.len() as u64);
+        for lane in refused {
+            let times = self.waiting.get(&lane).map_or(0, |(times, _)| *times);
+            let again = Instant::now() + back_off(times, FIRST_DELAY, MAX_DELAY, jitter());
+            self.waiting.insert(lane, (times.saturating_add(1), again));
+        }
         if let Some(error) = &failed {
             let count = seqs.len() - confirmed.len();
             metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "failed").increment(count as u64);
@@ -244,7 +266,11 @@ impl Relay {
             return self.fenced().await;
         }
         failpoint::hit("relay.marked").await;
-        Ok(failed.is_none())
+        Ok(match failed {
+            None => Forwarded::All,
+            Some(_) if confirmed.is_empty() => Forwarded::Nothing,
+            Some(_) => Forwarded::Some,
+        })
     }
 
     async fn publish(&self, rows: Vec<Pending>) -> Vec<Result<(), BrokerError>> {
@@ -281,22 +307,20 @@ impl Relay {
     }
 
     /// The lease is another's: its holder goes on, and the keeper will show what is left to this one.
-    async fn fenced(&mut self) -> Result<bool, StoreError> {
+    async fn fenced(&mut self) -> Result<Forwarded, StoreError> {
         tracing::info!(service = self.service, "the relay lost a lease; its new holder goes on");
         self.slots.clear();
         // The keeper's next round corrects what `held` shows; until then there is nothing to do here.
         let changed = tokio::time::timeout(MAX_DELAY, self.held.changed()).await;
         match changed {
             Ok(Err(_keeper_gone)) => Err(StoreError::Stopped),
-            Ok(Ok(())) | Err(_) => Ok(false),
+            Ok(Ok(())) | Err(_) => Ok(Forwarded::Some),
         }
     }
 }
 
-/// Messages without a key ask for no order and hold nothing back.
-fn lane(row: &Pending) -> Option<Lane> {
-    row.message
-        .key
-        .as_ref()
-        .map(|key| (row.message.topic.clone(), key.clone()))
+/// Messages of a topic without a key ask for no order; they share one lane, so that what waits stays
+/// bounded by keys and topics.
+fn lane(row: &Pending) -> Lane {
+    (row.message.topic.clone(), row.message.key.clone())
 }
