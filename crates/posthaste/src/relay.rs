@@ -25,6 +25,8 @@ use crate::telemetry::{self, metric};
 const BATCH: u64 = 500;
 /// How long the transport may take to confirm a batch; afterwards its outcome counts as unknown.
 const CONFIRM: Duration = Duration::from_secs(30);
+/// A lease that lapsed and was renewed by this process itself changes nothing in what it shows.
+const FENCED: Duration = Duration::from_millis(500);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
@@ -311,7 +313,7 @@ impl Relay {
         tracing::info!(service = self.service, "the relay lost a lease; its new holder goes on");
         self.slots.clear();
         // The keeper's next round corrects what `held` shows; until then there is nothing to do here.
-        let changed = tokio::time::timeout(MAX_DELAY, self.held.changed()).await;
+        let changed = tokio::time::timeout(FENCED, self.held.changed()).await;
         match changed {
             Ok(Err(_keeper_gone)) => Err(StoreError::Stopped),
             Ok(Ok(())) | Err(_) => Ok(Forwarded::Some),
