@@ -1,5 +1,6 @@
 //! What the process says about itself: log lines, metrics, traces.
 
+mod log_fields;
 pub mod logs;
 pub mod metrics;
 mod process_metrics;
@@ -7,7 +8,6 @@ pub mod traces;
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry};
 
 use crate::config::Config;
 use logs::Target;
@@ -33,9 +33,8 @@ pub fn install(config: &Config, services: &[&str], target: Target) -> Result<Tel
         None => (None, None),
     };
     let logs = logs::layer(config, target);
-    let layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = logs.into_iter().chain(spans).collect();
-    if !layers.is_empty() {
-        tracing_subscriber::registry().with(layers).try_init()?;
+    if spans.is_some() || logs.is_some() {
+        tracing_subscriber::registry().with(spans).with(logs).try_init()?;
     }
     Ok(Telemetry { traces })
 }

@@ -104,7 +104,7 @@ fn sampler(name: Option<String>, ratio: Option<String>) -> Sampler {
 /// Starts the exporter, on a thread of its own.
 pub(super) fn start(
     settings: &TraceSettings,
-) -> Result<(Provider, Box<dyn Layer<Registry> + Send + Sync>), TelemetryError> {
+) -> Result<(Provider, impl Layer<Registry> + Send + Sync + use<>), TelemetryError> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_protocol(Protocol::HttpBinary)
@@ -135,7 +135,7 @@ pub(super) fn start(
     let filter = Targets::new()
         .with_default(LevelFilter::INFO)
         .with_targets(["hyper", "hyper_util", "reqwest", "opentelemetry", "sqlx"].map(|name| (name, LevelFilter::OFF)));
-    Ok((Provider(provider), layer.with_filter(filter).boxed()))
+    Ok((Provider(provider), layer.with_filter(filter)))
 }
 
 /// The running exporter.
