@@ -21,7 +21,7 @@ pub(crate) fn banner(host: &RunningHost, config: &Config, services: &[&str], too
     }
     let mut lines = vec![
         format!(
-            "\n  {} {}  ·  {}  ·  {}\n",
+            "\n  {} {}: {} ({})\n",
             config.app_name(services),
             env!("CARGO_PKG_VERSION"),
             services.join(", "),
@@ -37,7 +37,8 @@ pub(crate) fn banner(host: &RunningHost, config: &Config, services: &[&str], too
     lines.extend(host.databases.iter().map(|database| format!("  Database   {database}")));
     let transports: Vec<&str> = host.transports.iter().map(|name| explain(name)).collect();
     lines.push(format!("  Transport  {}", transports.join(", ")));
-    lines.push(format!("  Started in {} ms\n\n", took.as_millis()));
+    lines.push(format!("  Started in {} ms\n", took.as_millis()));
+    lines.push(String::new());
     lines.join("\n")
 }
 

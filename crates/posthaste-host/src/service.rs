@@ -20,6 +20,25 @@ pub struct Service {
     pub build: fn(&ServiceContext) -> Result<ServiceParts, ConfigError>,
 }
 
+impl Service {
+    /// A service `name` in its first version, without tables of its own.
+    pub const fn new(name: &'static str, build: fn(&ServiceContext) -> Result<ServiceParts, ConfigError>) -> Self {
+        Self {
+            name,
+            version: "0.1.0",
+            migrations: &[],
+            build,
+        }
+    }
+
+    /// The same with tables of its own.
+    #[must_use]
+    pub const fn with(mut self, migrations: &'static [Migration]) -> Self {
+        self.migrations = migrations;
+        self
+    }
+}
+
 /// What a service is made from.
 #[derive(Clone)]
 pub struct ServiceContext {
@@ -41,4 +60,14 @@ pub struct ServiceParts {
     pub routes: OpenApiRouter,
     /// Its handlers.
     pub subscriptions: Vec<Subscription>,
+}
+
+impl ServiceParts {
+    /// A service of `routes` and `subscriptions`.
+    pub fn new(routes: OpenApiRouter, subscriptions: impl IntoIterator<Item = Subscription>) -> Self {
+        Self {
+            routes,
+            subscriptions: subscriptions.into_iter().collect(),
+        }
+    }
 }
