@@ -1,3 +1,21 @@
-//! A process around services on posthaste.
+//! A process that runs services: configuration, HTTP, telemetry, health, start and stop.
 
+pub mod cli;
+pub mod config;
+mod health;
 pub mod http;
+mod open_services;
+mod print_banner;
+mod redact;
+mod run_services;
+mod serve_process;
+pub mod service;
+mod system_routes;
+pub mod telemetry;
+mod verify_schema;
+
+pub use config::{Config, ConfigError, ConfigErrors, RoleSet, Settings, Sources};
+pub use open_services::OpenError;
+pub use run_services::{Host, RunningHost, StartError};
+pub use serve_process::serve_from_env;
+pub use service::{Service, ServiceContext, ServiceParts};

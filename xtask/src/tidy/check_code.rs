@@ -8,8 +8,9 @@ const MOST_METHODS: usize = 8;
 /// Where values of types unknown to the library stand in one list.
 const DYNAMIC_FILES: [&str; 2] = ["crates/posthaste/src/failpoint.rs", "crates/posthaste/src/handle.rs"];
 
-/// Traits that are made to be used through `dyn`; `Sleep` is what hyper wants from a timer.
-const DYNAMIC_TRAITS: [&str; 4] = ["Any", "Error", "Future", "Sleep"];
+/// Traits that are made to be used through `dyn`; `Sleep` is what hyper wants from a timer, `Debug` what tracing
+/// hands to a visitor.
+const DYNAMIC_TRAITS: [&str; 5] = ["Any", "Debug", "Error", "Future", "Sleep"];
 
 /// Checks the code of `file`.
 pub fn check(file: &SourceFile, tokens: &[Token]) -> Vec<Finding> {

@@ -122,6 +122,14 @@ impl ApiError {
     }
 }
 
+/// A value of the service's own that cannot be written as JSON: nothing the client could change.
+impl From<serde_json::Error> for ApiError {
+    fn from(error: serde_json::Error) -> Self {
+        tracing::error!(%error, "a value cannot be written as JSON");
+        Self::of(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let chain = failure::chain(&error);

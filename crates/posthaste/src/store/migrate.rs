@@ -16,6 +16,14 @@ pub struct Sql {
 }
 
 impl Sql {
+    /// A text that every database understands.
+    pub const fn same(text: &'static str) -> Self {
+        Self {
+            postgres: text,
+            sqlite: text,
+        }
+    }
+
     fn of(&self, dialect: Dialect) -> &'static str {
         match dialect {
             Dialect::Postgres => self.postgres,
@@ -35,6 +43,18 @@ pub struct Migration {
     pub up: Sql,
     /// Takes it back, data included.
     pub down: Sql,
+}
+
+impl Migration {
+    /// Step `version` of its set.
+    pub const fn new(version: i64, name: &'static str, up: Sql, down: Sql) -> Self {
+        Self {
+            version,
+            name,
+            up,
+            down,
+        }
+    }
 }
 
 /// A migration and whether this database has it.

@@ -1,0 +1,222 @@
+//! `dead-letters list`, `show`, `replay`, `discard`: on the database itself, no server needed.
+
+use clap::{Args, Subcommand};
+use posthaste::dead_letter::{self, DeadLetter, Selection};
+use posthaste::failure::chain;
+use posthaste::{MessageId, Store, StoreError};
+use serde_json::{Value, json};
+
+use super::{CliError, FileOption, choose, print};
+use crate::config::Sources;
+use crate::open_services::databases;
+use crate::redact;
+use crate::service::Service;
+
+#[derive(Args)]
+pub(super) struct DeadLetters {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The newest ones
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// At most so many from each database
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// All of one: headers, body, causes
+    Show {
+        /// Its message id
+        id: uuid::Uuid,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Hand them to their handlers again
+    Replay {
+        #[command(flatten)]
+        chosen: Chosen,
+    },
+    /// Give them up for good
+    Discard {
+        #[command(flatten)]
+        chosen: Chosen,
+    },
+}
+
+#[derive(Args)]
+struct Which {
+    /// Only the database of this service
+    #[arg(long)]
+    service: Option<String>,
+    /// Only those of this subscription
+    #[arg(long)]
+    subscription: Option<String>,
+    #[command(flatten)]
+    file: FileOption,
+}
+
+#[derive(Args)]
+struct Chosen {
+    /// These messages
+    ids: Vec<uuid::Uuid>,
+    /// All of them (of the subscription, if one is named)
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+impl Chosen {
+    fn selection(&self) -> Result<Selection, CliError> {
+        if self.ids.is_empty() && !self.all && self.which.subscription.is_none() {
+            return Err(CliError::Refused(
+                "name message ids, a --subscription, or --all".to_owned(),
+            ));
+        }
+        Ok(Selection {
+            subscription: self.which.subscription.clone(),
+            ids: self.ids.iter().copied().map(MessageId).collect(),
+        })
+    }
+}
+
+impl DeadLetters {
+    pub(super) async fn run(self, services: &[Service]) -> Result<(), CliError> {
+        match self.command {
+            Command::List { which, limit, json } => {
+                let selection = Selection {
+                    subscription: which.subscription.clone(),
+                    ids: Vec::new(),
+                };
+                for store in which.stores(services)? {
+                    let letters = dead_letter::list(&store, &selection, limit).await;
+                    let letters = letters.map_err(|error| explain(&store, &error))?;
+                    print(&if json { lines(&letters) } else { table(&store, &letters) })?;
+                }
+                Ok(())
+            }
+            Command::Show { id, which } => {
+                let selection = Selection {
+                    subscription: which.subscription.clone(),
+                    ids: vec![MessageId(id)],
+                };
+                let mut found = false;
+                for store in which.stores(services)? {
+                    let letters = dead_letter::list(&store, &selection, 100).await;
+                    for letter in letters.map_err(|error| explain(&store, &error))? {
+                        found = true;
+                        print(&format!("{:#}\n", whole(&letter)))?;
+                    }
+                }
+                if found {
+                    Ok(())
+                } else {
+                    Err(CliError::Refused(format!("there is no dead letter {id}")))
+                }
+            }
+            Command::Replay { chosen } => {
+                let (selection, mut count) = (chosen.selection()?, 0);
+                for store in chosen.which.stores(services)? {
+                    let replayed = dead_letter::replay(&store, &selection).await;
+                    count += replayed.map_err(|error| explain(&store, &error))?;
+                }
+                report("replayed", count)
+            }
+            Command::Discard { chosen } => {
+                let (selection, mut count) = (chosen.selection()?, 0);
+                for store in chosen.which.stores(services)? {
+                    let discarded = dead_letter::discard(&store, &selection).await;
+                    count += discarded.map_err(|error| explain(&store, &error))?;
+                }
+                report("discarded", count)
+            }
+        }
+    }
+}
+
+fn report(what: &str, count: u64) -> Result<(), CliError> {
+    if count == 0 {
+        return Err(CliError::Refused(format!("nothing was {what}: no dead letter matches")));
+    }
+    print(&format!("{what} {count}\n"))
+}
+
+impl Which {
+    fn stores(&self, services: &[Service]) -> Result<Vec<Store>, CliError> {
+        let config = self.file.load(Sources::new(), services)?;
+        let names: Vec<String> = self.service.clone().into_iter().collect();
+        Ok(databases(&choose(services, &names)?, &config)?
+            .into_iter()
+            .map(|database| database.store)
+            .collect())
+    }
+}
+
+fn explain(store: &Store, error: &StoreError) -> CliError {
+    let hint = if error.is_unavailable() {
+        ""
+    } else {
+        "; is its schema there (`posthaste migrate status`)?"
+    };
+    CliError::Refused(format!("{}: {}{hint}", store.display(), chain(error)))
+}
+
+fn table(store: &Store, letters: &[DeadLetter]) -> String {
+    if letters.is_empty() {
+        return format!("{}: no dead letters\n", store.display());
+    }
+    let mut text = format!("{}\n", store.display());
+    for letter in letters {
+        let at = letter.last_failed_at.unwrap_or(letter.received_at);
+        text.push_str(&format!(
+            "{}  {}  {}  {} attempts  {}\n    {}\n",
+            letter.message.id,
+            at.format("%Y-%m-%d %H:%M:%SZ"),
+            redact::escape(&letter.subscription),
+            letter.attempts,
+            redact::escape(&letter.message.event_type),
+            redact::escape(&letter.error),
+        ));
+    }
+    text
+}
+
+fn lines(letters: &[DeadLetter]) -> String {
+    letters.iter().map(|letter| format!("{}\n", brief(letter))).collect()
+}
+
+fn brief(letter: &DeadLetter) -> Value {
+    let message = &letter.message;
+    json!({
+        "id": message.id.to_string(),
+        "subscription": letter.subscription,
+        "type": message.event_type,
+        "topic": message.topic,
+        "key": message.key,
+        "correlation_id": message.correlation_id,
+        "causation_id": message.causation_id,
+        "attempts": letter.attempts,
+        "error": letter.error,
+        "received_at": letter.received_at,
+        "first_failed_at": letter.first_failed_at,
+        "last_failed_at": letter.last_failed_at,
+    })
+}
+
+fn whole(letter: &DeadLetter) -> Value {
+    let mut value = brief(letter);
+    value["headers"] = json!(letter.message.headers);
+    value["content_type"] = json!(letter.message.content_type);
+    value["body"] = match serde_json::from_slice::<Value>(&letter.message.body) {
+        Ok(body) => body,
+        Err(_not_json) => Value::from(String::from_utf8_lossy(&letter.message.body)),
+    };
+    value
+}

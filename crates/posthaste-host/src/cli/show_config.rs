@@ -1,0 +1,79 @@
+//! `config show` and `config check`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+
+use super::{CliError, FileOption, print};
+use crate::config::show::{effective, table};
+use crate::config::{Config, ConfigErrors, Sources};
+use crate::service::Service;
+
+#[derive(Args)]
+pub(super) struct ShowConfig {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Every key with its value and where that stands; secrets masked
+    Show {
+        /// How to write it
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+        #[command(flatten)]
+        file: FileOption,
+    },
+    /// Exits 78 and says why if something is wrong
+    Check {
+        #[command(flatten)]
+        file: FileOption,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// Columns
+    Text,
+    /// One object by key
+    Json,
+}
+
+impl ShowConfig {
+    pub(super) fn run(self, services: &[Service]) -> Result<ExitCode, CliError> {
+        match self.command {
+            Command::Show { format, file } => {
+                let lines = effective(&file.load(Sources::new(), services)?);
+                match format {
+                    Format::Text => print(&table(&lines))?,
+                    Format::Json => {
+                        let all: Map<String, Value> = lines
+                            .into_iter()
+                            .map(|line| {
+                                let set = line.origin != "not set";
+                                let value = if set { json!(line.value) } else { Value::Null };
+                                (
+                                    line.name,
+                                    json!({ "value": value, "origin": line.origin, "meaning": line.meaning }),
+                                )
+                            })
+                            .collect();
+                        print(&format!("{:#}\n", Value::Object(all)))?;
+                    }
+                }
+            }
+            Command::Check { file } => {
+                check(&file.load(Sources::new(), services)?, services)?;
+                print("the configuration is fine\n")?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn check(config: &Config, services: &[Service]) -> Result<(), ConfigErrors> {
+    let names: Vec<&str> = services.iter().map(|service| service.name).collect();
+    config.check_services(&names)
+}

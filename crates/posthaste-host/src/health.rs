@@ -1,0 +1,213 @@
+//! What the process knows about its dependencies: measured when somebody asks, and at most two
+//! seconds old.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use posthaste::telemetry::metric;
+use posthaste::{Broker, Store};
+use tokio::sync::Mutex;
+
+/// Older answers are measured again. Together with [`LIMIT`] no answer is older than two seconds for
+/// the clients of one that answers at all.
+const FRESH: Duration = Duration::from_millis(1500);
+/// A dependency that takes longer is down.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// One thing that is checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Check {
+    /// `database`, `broker`, `migrations`; with the services behind a colon where there are several.
+    pub name: String,
+    pub up: bool,
+    /// How long the last measurement took; `None` for what is known without measuring.
+    pub took: Option<Duration>,
+}
+
+/// The state of all dependencies at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    pub databases: Vec<Check>,
+    pub brokers: Vec<Check>,
+    pub migrations: Vec<Check>,
+    pub draining: bool,
+}
+
+impl Report {
+    pub fn database_up(&self) -> bool {
+        self.databases.iter().all(|check| check.up)
+    }
+
+    pub fn broker_up(&self) -> bool {
+        self.brokers.iter().all(|check| check.up)
+    }
+
+    /// Whether requests can be answered: not without a database or its schema, and not while stopping.
+    /// Without a broker they can; the outbox takes what it would have taken.
+    pub fn is_ready(&self) -> bool {
+        !self.draining && self.database_up() && self.migrations.iter().all(|check| check.up)
+    }
+}
+
+/// Asks the dependencies. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Health(Arc<Inner>);
+
+struct Inner {
+    databases: Vec<Probe>,
+    brokers: Vec<BrokerCheck>,
+    draining: AtomicBool,
+}
+
+struct Probe {
+    name: String,
+    migrations: String,
+    store: Store,
+    migrated: AtomicBool,
+    seen: Mutex<Option<Seen>>,
+}
+
+/// A transport inside a database is up when the database is.
+enum BrokerCheck {
+    InDatabase(String, usize),
+    Own(String, Broker, Mutex<Option<Seen>>),
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    up: bool,
+    took: Duration,
+    at: Instant,
+}
+
+/// A database to watch, and the services on it.
+pub(crate) struct Watched<'a> {
+    pub store: &'a Store,
+    pub services: &'a [&'static str],
+}
+
+impl Health {
+    /// Watches `databases`, and `brokers` with the number of the database they stand next to.
+    pub fn new(databases: &[Watched<'_>], brokers: Vec<(Vec<&'static str>, Broker, usize)>) -> Self {
+        let name = |what: &str, services: &[&str], several: bool| {
+            if several {
+                format!("{what}:{}", services.join("+"))
+            } else {
+                what.to_owned()
+            }
+        };
+        let probes = databases.iter().map(|watched| Probe {
+            name: name("database", watched.services, databases.len() > 1),
+            migrations: name("migrations", watched.services, databases.len() > 1),
+            store: watched.store.clone(),
+            migrated: AtomicBool::new(false),
+            seen: Mutex::new(None),
+        });
+        let several = brokers.len() > 1;
+        let brokers = brokers.into_iter().map(|(services, broker, database)| {
+            let name = name("broker", &services, several);
+            match broker {
+                Broker::Sql(_) => BrokerCheck::InDatabase(name, database),
+                other => BrokerCheck::Own(name, other, Mutex::new(None)),
+            }
+        });
+        Self(Arc::new(Inner {
+            databases: probes.collect(),
+            brokers: brokers.collect(),
+            draining: AtomicBool::new(false),
+        }))
+    }
+
+    /// The schema of database number `at` is complete.
+    pub fn migrated(&self, at: usize) {
+        self.0.databases[at].migrated.store(true, Ordering::Release);
+    }
+
+    /// The process is stopping.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Everything, measured now or just before.
+    pub async fn report(&self) -> Report {
+        let own = self.0.brokers.iter().filter_map(|check| match check {
+            BrokerCheck::Own(name, broker, seen) => Some(look_at_broker(name, broker, seen)),
+            BrokerCheck::InDatabase(..) => None,
+        });
+        let (databases, mut brokers) =
+            tokio::join!(join_all(self.0.databases.iter().map(look_at_database)), join_all(own));
+        brokers.extend(self.0.brokers.iter().filter_map(|check| match check {
+            BrokerCheck::InDatabase(name, at) => Some(Check {
+                name: name.clone(),
+                ..databases[*at].clone()
+            }),
+            BrokerCheck::Own(..) => None,
+        }));
+        let migrations = self.0.databases.iter().map(|probe| Check {
+            name: probe.migrations.clone(),
+            up: probe.migrated.load(Ordering::Acquire),
+            took: None,
+        });
+        Report {
+            migrations: migrations.collect(),
+            databases,
+            brokers,
+            draining: self.0.draining.load(Ordering::Acquire),
+        }
+    }
+}
+
+async fn look_at_database(probe: &Probe) -> Check {
+    let ping = async || match probe.store.ping(LIMIT).await {
+        Ok(()) => None,
+        Err(error) => Some(posthaste::failure::chain(&error)),
+    };
+    let seen = look(&probe.name, &probe.seen, ping).await;
+    let name = probe.store.display().to_owned();
+    metrics::gauge!(metric::DB_UP, "db_client_connection_pool_name" => name).set(f64::from(u8::from(seen.up)));
+    check(&probe.name, seen)
+}
+
+async fn look_at_broker(name: &str, broker: &Broker, seen: &Mutex<Option<Seen>>) -> Check {
+    let ping = async || match tokio::time::timeout(LIMIT, broker.ping(LIMIT)).await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(posthaste::failure::chain(&error)),
+        Err(_elapsed) => Some(format!("no answer within {LIMIT:?}")),
+    };
+    let seen = look(name, seen, ping).await;
+    metrics::gauge!(metric::BROKER_UP, "messaging_system" => broker.name()).set(f64::from(u8::from(seen.up)));
+    check(name, seen)
+}
+
+/// The last answer if it is fresh, else a new one; askers at the same time share it.
+async fn look(name: &str, seen: &Mutex<Option<Seen>>, ping: impl AsyncFnOnce() -> Option<String>) -> Seen {
+    let mut seen = seen.lock().await;
+    if let Some(last) = seen.filter(|last| last.at.elapsed() < FRESH) {
+        return last;
+    }
+    let started = Instant::now();
+    let error = ping().await;
+    let was_up = seen.is_none_or(|last| last.up);
+    match &error {
+        Some(error) if was_up => tracing::error!(check = name, error, "a dependency does not answer"),
+        None if !was_up => tracing::info!(check = name, "the dependency answers again"),
+        _ => {}
+    }
+    let now = Seen {
+        up: error.is_none(),
+        took: started.elapsed(),
+        at: Instant::now(),
+    };
+    *seen = Some(now);
+    now
+}
+
+fn check(name: &str, seen: Seen) -> Check {
+    Check {
+        name: name.to_owned(),
+        up: seen.up,
+        took: Some(seen.took),
+    }
+}

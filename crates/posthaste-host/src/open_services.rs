@@ -1,0 +1,116 @@
+//! Opens what services stand on: one store per database URL, one transport per database and URL.
+
+use std::collections::BTreeMap;
+
+use posthaste::broker::BrokerError;
+use posthaste::store::Migration;
+use posthaste::{Broker, CORE_MIGRATIONS, Publisher, Store, StoreError, StoreOptions};
+
+use crate::config::{Config, ConfigErrors};
+use crate::service::{Service, ServiceContext};
+
+/// A set of migrations and its name.
+pub(crate) type MigrationSet = (&'static str, &'static [Migration]);
+
+/// A database and the services on it.
+pub(crate) struct Database {
+    pub store: Store,
+    pub services: Vec<&'static str>,
+    /// The core's first, so that a service's may refer to its tables.
+    pub sets: Vec<MigrationSet>,
+}
+
+/// Why something could not be opened; nothing is connected yet, so it is the configuration's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The configuration names something that cannot be opened.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// The database's URL or folder.
+    #[error("the database of {service} cannot be opened: {source}")]
+    Store {
+        /// Whose.
+        service: &'static str,
+        /// What is wrong.
+        source: StoreError,
+    },
+    /// The transport's URL.
+    #[error("the transport of {service} cannot be opened: {source}")]
+    Broker {
+        /// Whose.
+        service: &'static str,
+        /// What is wrong.
+        source: BrokerError,
+    },
+}
+
+/// The distinct databases of `services`.
+pub(crate) fn databases(services: &[Service], config: &Config) -> Result<Vec<Database>, OpenError> {
+    let names: Vec<&str> = services.iter().map(|service| service.name).collect();
+    config.check_services(&names)?;
+    let mut by_url: BTreeMap<String, usize> = BTreeMap::new();
+    let mut databases: Vec<Database> = Vec::new();
+    for service in services {
+        let url = config.database_url(service.name).map_err(ConfigErrors::from)?.value;
+        let at = match by_url.get(&url) {
+            Some(at) => *at,
+            None => {
+                let opened = Store::open(&url, StoreOptions::default());
+                let store = opened.map_err(|source| OpenError::Store {
+                    service: service.name,
+                    source,
+                })?;
+                databases.push(Database {
+                    store,
+                    services: Vec::new(),
+                    sets: vec![("core", CORE_MIGRATIONS)],
+                });
+                by_url.insert(url, databases.len() - 1);
+                databases.len() - 1
+            }
+        };
+        databases[at].services.push(service.name);
+        databases[at].sets.push((service.name, service.migrations));
+    }
+    Ok(databases)
+}
+
+/// What each of `services` is made from, in their order. Services on one `memory:` share it whatever
+/// their databases are, as they would a real broker.
+pub(crate) fn contexts(
+    services: &[Service],
+    databases: &[Database],
+    config: &Config,
+) -> Result<Vec<ServiceContext>, OpenError> {
+    let mut brokers: BTreeMap<(Option<usize>, String), Broker> = BTreeMap::new();
+    let mut contexts = Vec::new();
+    for service in services {
+        let url = config.broker_url(service.name).map_err(ConfigErrors::from)?.value;
+        for (at, database) in databases.iter().enumerate() {
+            if !database.services.contains(&service.name) {
+                continue;
+            }
+            let key = (url.starts_with("sql:").then_some(at), url.clone());
+            let broker = match brokers.get(&key) {
+                Some(broker) => broker.clone(),
+                None => {
+                    let opened = Broker::open(&url, &database.store);
+                    let broker = opened.map_err(|source| OpenError::Broker {
+                        service: service.name,
+                        source,
+                    })?;
+                    brokers.insert(key, broker.clone());
+                    broker
+                }
+            };
+            contexts.push(ServiceContext {
+                name: service.name,
+                store: database.store.clone(),
+                publisher: Publisher::new(service.name, database.store.clone(), broker.clone()),
+                broker,
+                settings: config.settings.clone(),
+            });
+        }
+    }
+    Ok(contexts)
+}

@@ -1,0 +1,309 @@
+//! Runs services in one process: their databases and transports, their loops, one listener.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use posthaste::failure::chain;
+use posthaste::store::MigrateError;
+use posthaste::{Broker, Engine, EngineConfig, Roles, Store, Subscription, Tuning};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::config::{Config, ConfigErrors};
+use crate::health::{Health, Watched};
+use crate::http;
+use crate::open_services::{self, Database, OpenError};
+use crate::service::{Service, ServiceContext};
+use crate::system_routes::{self, System};
+use crate::telemetry::metrics::{Metrics, MetricsError};
+use crate::verify_schema::{self, Verdict};
+
+/// How long work in hand may take to finish at a stop.
+const DRAIN: Duration = Duration::from_secs(7);
+/// The same, with the leases given back after it.
+const WIND_DOWN: Duration = Duration::from_secs(8);
+/// How long connections may take to close, and tasks to notice the stop. All in all ten seconds.
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// Why a host does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The schema is incomplete, and nobody said to complete it.
+    #[error("{database}: {}", verify_schema::missing_sentence(.missing))]
+    Schema {
+        /// The database, its password masked.
+        database: String,
+        /// The migrations that are missing.
+        missing: Vec<String>,
+    },
+    /// The schema cannot be completed.
+    #[error("{database}: {}", chain(.source))]
+    Migrate {
+        /// The database, its password masked.
+        database: String,
+        /// What went wrong.
+        source: MigrateError,
+    },
+    /// Metrics cannot be collected.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The listener is of no use.
+    #[error("the listener cannot be used: {0}")]
+    Listen(#[from] std::io::Error),
+}
+
+impl StartError {
+    /// Whether the configuration is at fault.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+}
+
+impl From<ConfigErrors> for StartError {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Open(errors.into())
+    }
+}
+
+/// Starts services.
+pub struct Host;
+
+impl Host {
+    /// Starts `services` as `config` says, answering on `listener`.
+    ///
+    /// A database that is away does not keep the host from starting: it answers 503 on `/readyz`, looks
+    /// for the database in the background and starts the workers when it is there.
+    ///
+    /// # Errors
+    /// When the configuration is wrong, or a database answers and lacks its schema.
+    pub async fn start(
+        services: &[Service],
+        config: &Config,
+        listener: TcpListener,
+    ) -> Result<RunningHost, StartError> {
+        let addr = listener.local_addr()?;
+        let metrics = if config.on("METRICS_ENABLED") {
+            Some(Metrics::install()?)
+        } else {
+            None
+        };
+        let databases = open_services::databases(services, config)?;
+        let contexts = open_services::contexts(services, &databases, config)?;
+        let mut routes = OpenApiRouter::new();
+        let mut loops: Vec<Vec<Loops>> = databases.iter().map(|_| Vec::new()).collect();
+        for (service, context) in services.iter().zip(&contexts) {
+            let parts = (service.build)(context).map_err(ConfigErrors::from)?;
+            if config.roles.api {
+                routes = routes.merge(parts.routes);
+            }
+            loops[number(&databases, service.name)].push(Loops {
+                context: context.clone(),
+                subscriptions: parts.subscriptions,
+            });
+        }
+        let names: Vec<&str> = services.iter().map(|service| service.name).collect();
+        let title = config.app_name(&names);
+        let version = services
+            .first()
+            .map_or(env!("CARGO_PKG_VERSION"), |service| service.version);
+        let health = watch(&databases, &contexts);
+        let stores: Vec<Store> = databases.iter().map(|database| database.store.clone()).collect();
+        let transports = transports(&contexts);
+
+        let mut host = RunningHost {
+            addr,
+            databases: stores.iter().map(|store| store.display().to_owned()).collect(),
+            transports,
+            health: health.clone(),
+            stores: stores.clone(),
+            engines: Engines::default(),
+            tasks: JoinSet::new(),
+            server: JoinSet::new(),
+            stop: CancellationToken::new(),
+        };
+        host.bring_up(databases, loops, config).await?;
+        if let Some(metrics) = &metrics {
+            ::metrics::gauge!("posthaste_build_info", "version" => env!("CARGO_PKG_VERSION"), "service" => title.clone())
+                .set(1.0);
+            host.tasks.spawn(metrics.clone().keep_flat(host.stop.clone()));
+        }
+        let system = system_routes::routes(System {
+            service: title.clone(),
+            version,
+            health,
+            metrics,
+            stores,
+        });
+        let router = http::app(&title, version, routes, system);
+        host.server
+            .spawn(http::serve(listener, router, host.stop.clone(), DRAIN));
+        Ok(host)
+    }
+}
+
+/// The loops of one service, not yet running.
+struct Loops {
+    context: ServiceContext,
+    subscriptions: Vec<Subscription>,
+}
+
+impl Loops {
+    fn start(self, roles: Roles) -> Engine {
+        Engine::start(EngineConfig {
+            service: self.context.name.to_owned(),
+            store: self.context.store,
+            broker: self.context.broker,
+            subscriptions: self.subscriptions,
+            roles,
+            tuning: Tuning::default(),
+        })
+    }
+}
+
+/// The engines that run; more may join while a database is waited for.
+type Engines = Arc<Mutex<Vec<Engine>>>;
+
+/// Services at work. Dropped without [`RunningHost::stop`] it ends as in a crash: nothing is lost.
+pub struct RunningHost {
+    /// Where it answers.
+    pub addr: SocketAddr,
+    /// Its databases, passwords masked.
+    pub databases: Vec<String>,
+    /// Its transports: `sql`, `memory`.
+    pub transports: Vec<&'static str>,
+    health: Health,
+    stores: Vec<Store>,
+    engines: Engines,
+    tasks: JoinSet<()>,
+    server: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl RunningHost {
+    /// Stops taking requests and messages, lets what is in hand finish, gives leases back; ten
+    /// seconds at most.
+    pub async fn stop(mut self) {
+        self.health.drain();
+        self.stop.cancel();
+        // They end at the stop, but one may be in the middle of a look at its database.
+        let waiting = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE, waiting).await.is_err() {
+            self.tasks.shutdown().await;
+        }
+        let engines = std::mem::take(&mut *self.engines.lock().unwrap_or_else(PoisonError::into_inner));
+        let drained = join_all(engines.into_iter().map(|engine| engine.stop(DRAIN)));
+        let served = async { while self.server.join_next().await.is_some() {} };
+        let wound_down = async { tokio::join!(drained, served) };
+        if tokio::time::timeout(WIND_DOWN, wound_down).await.is_err() {
+            tracing::warn!("the stop was cut short; what was in hand comes again");
+        }
+        let closed = join_all(self.stores.iter().map(Store::close));
+        if tokio::time::timeout(CLOSE, closed).await.is_err() {
+            tracing::warn!("connections were still in use at the stop; they end with the process");
+        }
+    }
+
+    /// Waits for the end of the listener's task, which only a defect brings before [`RunningHost::stop`].
+    pub async fn ended(&mut self) {
+        self.server.join_next().await;
+    }
+
+    /// Starts the loops on every database that is ready, and a search for every one that is away.
+    async fn bring_up(
+        &mut self,
+        databases: Vec<Database>,
+        loops: Vec<Vec<Loops>>,
+        config: &Config,
+    ) -> Result<(), StartError> {
+        let verdicts = join_all(
+            databases
+                .iter()
+                .map(|database| verify_schema::verify(database, verify_schema::applies(database, config.migrate))),
+        );
+        let verdicts = verdicts.await;
+        let roles = Roles {
+            worker: config.roles.worker,
+            relay: config.roles.relay,
+        };
+        for (at, ((database, loops), verdict)) in databases.into_iter().zip(loops).zip(verdicts).enumerate() {
+            let display = database.store.display().to_owned();
+            match verdict {
+                Ok(Verdict::Ready) => {
+                    self.health.migrated(at);
+                    start_all(&self.engines, loops, roles);
+                }
+                Ok(Verdict::Pending(missing)) => {
+                    return Err(StartError::Schema {
+                        database: display,
+                        missing,
+                    });
+                }
+                Ok(Verdict::Away(_)) => {
+                    let apply = verify_schema::applies(&database, config.migrate);
+                    let (health, stop, engines) = (self.health.clone(), self.stop.clone(), self.engines.clone());
+                    self.tasks.spawn(async move {
+                        if verify_schema::verify_until(&database, apply, &stop).await {
+                            health.migrated(at);
+                            start_all(&engines, loops, roles);
+                        }
+                    });
+                }
+                Err(source) => {
+                    return Err(StartError::Migrate {
+                        database: display,
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn start_all(engines: &Engines, loops: Vec<Loops>, roles: Roles) {
+    let mut running = engines.lock().unwrap_or_else(PoisonError::into_inner);
+    running.extend(loops.into_iter().map(|loops| loops.start(roles)));
+}
+
+/// Which of `databases` a service stands on; every service is on one.
+fn number(databases: &[Database], service: &str) -> usize {
+    let has = |database: &Database| database.services.contains(&service);
+    databases.iter().position(has).unwrap_or_default()
+}
+
+fn watch(databases: &[Database], contexts: &[ServiceContext]) -> Health {
+    let mut brokers: Vec<(Vec<&'static str>, Broker, usize)> = Vec::new();
+    for context in contexts {
+        let at = number(databases, context.name);
+        let same = |(_, broker, other): &(Vec<&str>, Broker, usize)| match (broker, &context.broker) {
+            (Broker::Sql(_), Broker::Sql(_)) => *other == at,
+            (one, other) => one.name() == other.name(),
+        };
+        match brokers.iter_mut().find(|known| same(known)) {
+            Some((services, ..)) => services.push(context.name),
+            None => brokers.push((vec![context.name], context.broker.clone(), at)),
+        }
+    }
+    let watched: Vec<Watched<'_>> = databases
+        .iter()
+        .map(|database| Watched {
+            store: &database.store,
+            services: &database.services,
+        })
+        .collect();
+    Health::new(&watched, brokers)
+}
+
+fn transports(contexts: &[ServiceContext]) -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = contexts.iter().map(|context| context.broker.name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}

@@ -1,0 +1,73 @@
+//! A service: what it is called, its schema, and its routes and handlers once it knows its settings.
+
+use posthaste::store::Migration;
+use posthaste::{Broker, Publisher, Store, Subscription};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::config::{ConfigError, Settings};
+
+/// A service that the host runs, alone or next to others.
+#[derive(Clone, Copy)]
+pub struct Service {
+    /// Its name: `orders`. Also the set name of its migrations and the prefix of its own keys
+    /// (`ORDERS_DATABASE_URL`).
+    pub name: &'static str,
+    /// Its version, for answers and telemetry.
+    pub version: &'static str,
+    /// The schema of its own tables; the core's comes from the host.
+    pub migrations: &'static [Migration],
+    /// Makes its routes and handlers; called once, before any database is asked.
+    pub build: fn(&ServiceContext) -> Result<ServiceParts, ConfigError>,
+}
+
+impl Service {
+    /// A service `name` in its first version, without tables of its own.
+    pub const fn new(name: &'static str, build: fn(&ServiceContext) -> Result<ServiceParts, ConfigError>) -> Self {
+        Self {
+            name,
+            version: "0.1.0",
+            migrations: &[],
+            build,
+        }
+    }
+
+    /// The same with tables of its own.
+    #[must_use]
+    pub const fn with(mut self, migrations: &'static [Migration]) -> Self {
+        self.migrations = migrations;
+        self
+    }
+}
+
+/// What a service is made from.
+#[derive(Clone)]
+pub struct ServiceContext {
+    /// Its name.
+    pub name: &'static str,
+    /// Its database; perhaps shared with other services.
+    pub store: Store,
+    /// Its transport.
+    pub broker: Broker,
+    /// Publishes without a transaction, with the outbox to fall back on.
+    pub publisher: Publisher,
+    /// The settings of the process.
+    pub settings: Settings,
+}
+
+/// What a service consists of.
+pub struct ServiceParts {
+    /// Its HTTP routes, with their documentation.
+    pub routes: OpenApiRouter,
+    /// Its handlers.
+    pub subscriptions: Vec<Subscription>,
+}
+
+impl ServiceParts {
+    /// A service of `routes` and `subscriptions`.
+    pub fn new(routes: OpenApiRouter, subscriptions: impl IntoIterator<Item = Subscription>) -> Self {
+        Self {
+            routes,
+            subscriptions: subscriptions.into_iter().collect(),
+        }
+    }
+}
