@@ -1,1 +1,8 @@
-fn main() {}
+//! The binary `posthaste`: composes the services; no logic.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    posthaste_host::cli::run(&[notifications::service(), messages::service()]).await
+}
