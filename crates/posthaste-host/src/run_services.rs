@@ -44,12 +44,12 @@ pub enum StartError {
         missing: Vec<String>,
     },
     /// The schema cannot be completed.
-    #[error("{database}: {}", chain(.source))]
+    #[error("{database}: {}", chain(.source.as_ref()))]
     Migrate {
         /// The database, its password masked.
         database: String,
         /// What went wrong.
-        source: MigrateError,
+        source: Box<MigrateError>,
     },
     /// Metrics cannot be collected.
     #[error(transparent)]
@@ -258,7 +258,7 @@ impl RunningHost {
                 Err(source) => {
                     return Err(StartError::Migrate {
                         database: display,
-                        source,
+                        source: Box::new(source),
                     });
                 }
             }

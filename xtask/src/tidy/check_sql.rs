@@ -52,6 +52,8 @@ fn may_contain_sql(file: &SourceFile) -> bool {
         || path.contains("/migrations/")
         || (path.starts_with("services/") && matches!(file.name(), name if name.ends_with("_repository.rs")))
         || (path.starts_with("services/") && file.name() == "migrations.rs")
+        // A whole service in one file, to be read from top to bottom.
+        || path.starts_with("examples/")
         || TOOLS.iter().any(|tool| path.starts_with(tool))
 }
 

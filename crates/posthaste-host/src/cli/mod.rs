@@ -85,7 +85,7 @@ enum Role {
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     #[error(transparent)]
-    Serve(#[from] ServeError),
+    Serve(Box<ServeError>),
     #[error(transparent)]
     Config(#[from] ConfigErrors),
     #[error(transparent)]
@@ -156,7 +156,8 @@ impl Serve {
             };
         }
         let chosen = choose(services, &self.services)?;
-        Ok(serve_process::serve(&chosen, &config, started).await?)
+        let served = serve_process::serve(&chosen, &config, started).await;
+        served.map_err(|error| CliError::Serve(Box::new(error)))
     }
 }
 

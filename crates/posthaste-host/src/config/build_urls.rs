@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::error::ConfigError;
+use super::error::{ConfigError, WrongValue};
 use super::keys::prefix;
 use super::sources::Origin;
 use super::{Setting, Settings};
@@ -87,7 +87,7 @@ struct Parts<'a> {
 impl Parts<'_> {
     /// The URL with every part escaped as a URL needs it.
     fn build(self) -> Result<Setting, ConfigError> {
-        let refused = |expected: String| ConfigError::Value {
+        let refused = |expected: String| WrongValue {
             key: self.host_key.to_owned(),
             shown: self.host.value.clone(),
             origin: self.host.origin.clone(),
@@ -121,7 +121,7 @@ impl Parts<'_> {
                 Ok(mut segments) => {
                     segments.clear().push(path);
                 }
-                Err(()) => return Err(refused(lone.to_owned())),
+                Err(()) => return Err(refused(lone.to_owned()).into()),
             }
         }
         Ok(Setting {

@@ -18,19 +18,8 @@ pub enum ConfigError {
         nearest: Option<String>,
     },
     /// A value that cannot be used.
-    #[error("{key}={shown} ({origin}): {expected}{}", meant(.nearest.as_deref()))]
-    Value {
-        /// The key.
-        key: String,
-        /// The value, masked where it is a secret.
-        shown: String,
-        /// Where it stands.
-        origin: Origin,
-        /// What was expected.
-        expected: String,
-        /// The valid value nearest to it.
-        nearest: Option<String>,
-    },
+    #[error(transparent)]
+    Value(Box<WrongValue>),
     /// A secret was given twice.
     #[error("{key} ({origin}) and {key}_FILE ({file_origin}) are both set; keep one of them")]
     Twice {
@@ -62,6 +51,28 @@ pub enum ConfigError {
     /// A service cannot work with its settings.
     #[error("{0}")]
     Refused(String),
+}
+
+/// A value that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}={shown} ({origin}): {expected}{}", meant(.nearest.as_deref()))]
+pub struct WrongValue {
+    /// The key.
+    pub key: String,
+    /// The value, masked where it is a secret.
+    pub shown: String,
+    /// Where it stands.
+    pub origin: Origin,
+    /// What was expected.
+    pub expected: String,
+    /// The valid value nearest to it.
+    pub nearest: Option<String>,
+}
+
+impl From<WrongValue> for ConfigError {
+    fn from(wrong: WrongValue) -> Self {
+        Self::Value(Box::new(wrong))
+    }
 }
 
 impl ConfigError {

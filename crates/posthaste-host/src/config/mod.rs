@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-pub use error::{ConfigError, ConfigErrors};
+pub use error::{ConfigError, ConfigErrors, WrongValue};
 pub(crate) use nearest::nearest;
 pub use sources::{Origin, Sources};
 
@@ -310,7 +310,7 @@ fn read(sources: &Sources, named: &Named) -> Result<Option<Setting>, ConfigError
 }
 
 fn refuse(name: &str, secret: bool, setting: &Setting, wrong: Wrong) -> ConfigError {
-    ConfigError::Value {
+    WrongValue {
         key: name.to_owned(),
         shown: if secret {
             redact::secret_value(&setting.value)
@@ -321,4 +321,5 @@ fn refuse(name: &str, secret: bool, setting: &Setting, wrong: Wrong) -> ConfigEr
         expected: wrong.expected,
         nearest: wrong.nearest,
     }
+    .into()
 }

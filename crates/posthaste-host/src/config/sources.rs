@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use super::error::{ConfigError, ConfigErrors};
+use super::error::{ConfigError, ConfigErrors, WrongValue};
 
 /// Where a value stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,13 +191,14 @@ fn flatten(
             toml::Value::String(text) => text.clone(),
             toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
             toml::Value::Array(_) | toml::Value::Datetime(_) => {
-                errors.push(ConfigError::Value {
+                let wrong = WrongValue {
                     key: name,
                     shown: format!("a TOML {}", value.type_str()),
                     origin: Origin::File(file.to_owned()),
                     expected: "write a text, a number or true/false".to_owned(),
                     nearest: None,
-                });
+                };
+                errors.push(wrong.into());
                 continue;
             }
         };

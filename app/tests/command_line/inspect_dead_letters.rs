@@ -1,0 +1,96 @@
+//! `dead-letters`: what a poison message leaves, seen and handled from the command line.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use posthaste::{Broker, Message, MessageId, Store, StoreOptions};
+use posthaste_testkit::wait_until;
+
+use crate::program::{LIMIT, Program};
+
+fn poison() -> Message {
+    Message {
+        id: MessageId::new(),
+        source: "a test".to_owned(),
+        event_type: "notification.requested".to_owned(),
+        topic: "notification_events".to_owned(),
+        key: None,
+        subject: None,
+        time: posthaste::message::now(),
+        content_type: "application/json".to_owned(),
+        correlation_id: Some("req-9".to_owned()),
+        causation_id: None,
+        traceparent: None,
+        expires_at: None,
+        headers: BTreeMap::new(),
+        body: b"no JSON".to_vec(),
+    }
+}
+
+/// Runs the program until the message is dead.
+async fn bury(program: &Program, message: Message) -> Result<()> {
+    let migrated = program.run(&["migrate", "up"], &[]).await?;
+    ensure!(migrated.code == 0, "{migrated:?}");
+    let url = format!("sqlite:{}", program.folder().join("data/posthaste.db").display());
+    let store = Store::open(&url, StoreOptions::default())?;
+    let broker = Broker::open("sql:", &store)?;
+    for published in broker.publish(vec![message]).await {
+        published?;
+    }
+    let mut child = program.command(&["--port", "0"], &[]).spawn()?;
+    wait_until("the message to be dead", LIMIT, || async {
+        let sql = "SELECT message_id FROM inbox_messages WHERE status = 'dead'";
+        let rows = store.query(sql, vec![]).await.ok()?;
+        (!rows.is_empty()).then_some(())
+    })
+    .await?;
+    child.kill().await.context("kill")?;
+    store.close().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_is_listed_shown_replayed_and_discarded() -> Result<()> {
+    let program = Program::new()?;
+    let empty = program.run(&["dead-letters", "list"], &[]).await?;
+    ensure!(empty.code == 1 && empty.stderr.contains("migrate"), "{empty:?}");
+
+    let message = poison();
+    let id = message.id.to_string();
+    bury(&program, message).await?;
+    let listed = program.run(&["dead-letters", "list"], &[]).await?;
+    ensure!(listed.code == 0 && listed.stdout.contains(&id), "{listed:?}");
+    let listed = program.run(&["dead-letters", "list", "--json"], &[]).await?;
+    let line: serde_json::Value = serde_json::from_str(&listed.stdout)?;
+    ensure!(line["id"] == id.as_str() && line["correlation_id"] == "req-9", "{line}");
+    let shown = program.run(&["dead-letters", "show", &id], &[]).await?;
+    let shown: serde_json::Value = serde_json::from_str(&shown.stdout)?;
+    ensure!(shown["body"] == "no JSON", "{shown}");
+
+    let nobody = program.run(&["dead-letters", "replay"], &[]).await?;
+    ensure!(nobody.code == 1 && nobody.stderr.contains("--all"), "{nobody:?}");
+    let replayed = program.run(&["dead-letters", "replay", &id], &[]).await?;
+    ensure!(replayed.code == 0 && replayed.stdout == "replayed 1\n", "{replayed:?}");
+    let gone = program.run(&["dead-letters", "show", &id], &[]).await?;
+    ensure!(gone.code == 1, "{gone:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_discarded_one_is_gone() -> Result<()> {
+    let program = Program::new()?;
+    bury(&program, poison()).await?;
+    let discarded = program.run(&["dead-letters", "discard", "--all"], &[]).await?;
+    ensure!(
+        discarded.code == 0 && discarded.stdout == "discarded 1\n",
+        "{discarded:?}"
+    );
+    let listed = program.run(&["dead-letters", "list"], &[]).await?;
+    ensure!(
+        listed.code == 0 && listed.stdout.contains("no dead letters"),
+        "{listed:?}"
+    );
+    let again = program.run(&["dead-letters", "discard", "--all"], &[]).await?;
+    ensure!(again.code == 1, "{again:?}");
+    Ok(())
+}

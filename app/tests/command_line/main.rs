@@ -1,0 +1,35 @@
+//! The command line as its users type it, in a folder of its own, without a server.
+
+mod inspect_dead_letters;
+mod program;
+mod serve_and_stop;
+mod show_config;
+
+use anyhow::{Result, ensure};
+use program::Program;
+
+#[tokio::test]
+async fn migrations_go_up_and_down_by_hand() -> Result<()> {
+    let program = Program::new()?;
+    let status = program.run(&["migrate", "status"], &[]).await?;
+    ensure!(status.code == 0 && status.stdout.contains("pending"), "{status:?}");
+    let up = program.run(&["migrate", "up"], &[]).await?;
+    ensure!(up.code == 0 && up.stdout.contains("applied core/1"), "{up:?}");
+    let again = program.run(&["migrate", "up"], &[]).await?;
+    ensure!(again.code == 0 && again.stdout.contains("nothing to do"), "{again:?}");
+    let status = program.run(&["migrate", "status"], &[]).await?;
+    ensure!(status.code == 0 && !status.stdout.contains("pending"), "{status:?}");
+    let down = program.run(&["migrate", "down"], &[]).await?;
+    ensure!(
+        down.code == 0 && down.stdout.contains("took back messages/"),
+        "{down:?}"
+    );
+    let down = program.run(&["migrate", "down", "notifications"], &[]).await?;
+    ensure!(
+        down.code == 0 && down.stdout.contains("took back notifications/"),
+        "{down:?}"
+    );
+    let down = program.run(&["migrate", "down", "notifications"], &[]).await?;
+    ensure!(down.code == 0 && down.stdout.contains("nothing to do"), "{down:?}");
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! The rules of the configuration.
+
+use anyhow::{Context, Result, ensure};
+use posthaste_host::config::{Auth, show};
+use posthaste_host::{Config, Sources};
+
+const SERVICES: [&str; 2] = ["orders", "messages"];
+
+fn environment(settings: &[(&str, &str)]) -> Sources {
+    let pairs = settings
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    Sources::new().environment(pairs)
+}
+
+fn load(settings: &[(&str, &str)]) -> Result<Config> {
+    Ok(Config::load(environment(settings), &SERVICES)?)
+}
+
+fn refusal(sources: Sources) -> Result<String> {
+    let error = Config::load(sources, &SERVICES).err().context("it was accepted")?;
+    Ok(error.to_string())
+}
+
+#[test]
+fn the_first_place_wins() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let env_file = folder.path().join(".env");
+    std::fs::write(&env_file, "PORT=3\nLOG_LEVEL=debug\nAPP_NAME=from-env-file\n")?;
+    let flag = ("PORT".to_owned(), "1".to_owned(), "--port".to_owned());
+    let sources = Sources::new()
+        .flags([flag])
+        .environment([
+            ("PORT".to_owned(), "2".to_owned()),
+            ("LOG_LEVEL".to_owned(), String::new()),
+        ])
+        .env_file(&env_file)?
+        .env_file(&folder.path().join("missing"))?
+        .toml(
+            "posthaste.toml",
+            "port = 4\napp-name = 'x'\n[kafka]\nconsumer_group = 'g'",
+        )?;
+    let config = Config::load(sources, &SERVICES)?;
+    ensure!(config.listen.port() == 1);
+    // An empty value is none.
+    ensure!(config.settings.get("LOG_LEVEL").as_deref() == Some("debug"));
+    ensure!(config.settings.get("APP_NAME").as_deref() == Some("from-env-file"));
+    ensure!(config.settings.get("KAFKA_CONSUMER_GROUP").as_deref() == Some("g"));
+    ensure!(config.settings.get("DLQ_QUEUE").as_deref() == Some("order_dlq"));
+    let lines = show::effective(&config);
+    let origin = |name: &str| {
+        lines
+            .iter()
+            .find(|line| line.name == name)
+            .map(|line| line.origin.clone())
+    };
+    ensure!(origin("PORT").as_deref() == Some("flag --port"));
+    ensure!(origin("KAFKA_CONSUMER_GROUP").as_deref() == Some("posthaste.toml"));
+    ensure!(origin("DLQ_QUEUE").as_deref() == Some("default"));
+    Ok(())
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_place_and_its_cure() -> Result<()> {
+    let text = refusal(Sources::new().toml("posthaste.toml", "databse_url = 'sqlite:x'\nlog_level = 'inof'")?)?;
+    ensure!(
+        text.contains("unknown key DATABSE_URL (posthaste.toml); did you mean DATABASE_URL?"),
+        "{text}"
+    );
+    ensure!(
+        text.contains("LOG_LEVEL=inof (posthaste.toml)") && text.contains("did you mean info?"),
+        "{text}"
+    );
+    let text = refusal(environment(&[
+        ("PORT", "eighty"),
+        ("DATABASE_URL", "postgress://u:hunter2@h/n"),
+    ]))?;
+    ensure!(text.contains("PORT=eighty (environment): write a port"), "{text}");
+    ensure!(
+        text.contains("did you mean postgres:?") && !text.contains("hunter2"),
+        "{text}"
+    );
+    let broken = Sources::new()
+        .toml("posthaste.toml", "port = 1\ndb_password = 'hunter2")
+        .err();
+    let text = broken.context("it was accepted")?.to_string();
+    ensure!(
+        text.contains("posthaste.toml: line 2") && !text.contains("hunter2"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn secrets_come_from_files_and_only_once() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("url");
+    std::fs::write(&file, "postgres://u:hunter2@h/n\n")?;
+    let path = file.to_str().context("path")?;
+    let config = load(&[("DATABASE_URL_FILE", path)])?;
+    ensure!(config.database_url("orders")?.value == "postgres://u:hunter2@h/n");
+    let shown = show::table(&show::effective(&config));
+    ensure!(
+        shown.contains("postgres://u:***@h/n") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+
+    let both = [("DATABASE_URL_FILE", path), ("DATABASE_URL", "sqlite:x")];
+    let text = refusal(environment(&both))?;
+    ensure!(text.contains("DATABASE_URL") && text.contains("both set"), "{text}");
+    let text = refusal(environment(&[("MQ_PASSWORD_FILE", "/nonexistent")]))?;
+    ensure!(text.contains("MQ_PASSWORD_FILE=/nonexistent"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn urls_are_built_from_their_parts() -> Result<()> {
+    let parts = [
+        ("DB_HOST", "db"),
+        ("DB_NAME", "shop"),
+        ("DB_USER", "me"),
+        ("DB_PASSWORD", "p@ss/w:rd"),
+    ];
+    let url = load(&parts)?.database_url("orders")?;
+    ensure!(url.value == "postgres://me:p%40ss%2Fw%3Ard@db:5432/shop", "{url:?}");
+    ensure!(url.origin.to_string() == "from DB_HOST, environment", "{}", url.origin);
+
+    for further in [("DB_PORT", "3306"), ("DB_KIND", "mysql")] {
+        let refused = load(&[&parts[..], &[further]].concat())?.database_url("orders");
+        let text = refused.err().context("MySQL was accepted")?.to_string();
+        ensure!(
+            text.contains("mysql is not in this build") && !text.contains("ss%2F"),
+            "{text}"
+        );
+    }
+    let set = load(&[("DB_HOST", "db"), ("DATABASE_URL", "sqlite:x.db")])?;
+    ensure!(set.database_url("orders")?.value == "sqlite:x.db");
+
+    for settings in [
+        &[("AMQP_URL", "amqp://u:hunter2@mq")][..],
+        &[("RABBITMQ_URL", "amqp://u:hunter2@mq")],
+        &[("MQ_HOST", "mq"), ("MQ_USER", "u"), ("MQ_PASSWORD", "hunter2")],
+        &[
+            ("RABBITMQ_HOST", "mq"),
+            ("RABBITMQ_USERNAME", "u"),
+            ("RABBITMQ_PASSWORD", "hunter2"),
+        ],
+        &[("KAFKA_BOOTSTRAP_SERVERS", "a:9092, b:9092")],
+    ] {
+        let refused = load(settings)?.broker_url("orders");
+        let text = refused.err().context("a foreign broker was accepted")?.to_string();
+        ensure!(
+            text.contains("is not in this build") && !text.contains("hunter2"),
+            "{text}"
+        );
+    }
+    ensure!(load(&[])?.broker_url("orders")?.value == "sql:");
+    ensure!(load(&[])?.database_url("orders")?.value == "sqlite:data/posthaste.db");
+    Ok(())
+}
+
+#[test]
+fn a_service_may_have_its_own() -> Result<()> {
+    let config = load(&[
+        ("DATABASE_URL", "sqlite:all.db"),
+        ("ORDERS_DATABASE_URL", "sqlite:orders.db"),
+        ("MESSAGES_BROKER_URL", "kafka://k:9092"),
+    ])?;
+    ensure!(config.database_url("orders")?.value == "sqlite:orders.db");
+    ensure!(config.database_url("messages")?.value == "sqlite:all.db");
+    ensure!(config.check_services(&["orders"]).is_ok(), "orders does not need Kafka");
+    let error = config
+        .check_services(&SERVICES)
+        .err()
+        .context("Kafka was accepted")?
+        .to_string();
+    ensure!(error.contains("MESSAGES_BROKER_URL=kafka://k:9092"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn open_to_the_world_is_said_and_never_assumed() -> Result<()> {
+    ensure!(load(&[])?.auth == Auth::Open);
+    let world = ("BIND_ADDRESS", "0.0.0.0");
+    ensure!(load(&[world])?.auth == Auth::Enforced);
+    ensure!(load(&[("POSTHASTE_AUTH", "enforced")])?.auth == Auth::Enforced);
+    let open = load(&[world, ("POSTHASTE_AUTH", "open")])?;
+    ensure!(open.auth == Auth::Open && open.is_openly_reachable());
+    ensure!(!load(&[])?.is_openly_reachable());
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! The process half of the host: configuration, start and stop, health, metrics.
+
+mod configuration;
+mod ledger_service;
+mod start_and_stop;
+mod wait_for_database;

@@ -1,0 +1,108 @@
+//! Start, answers about itself, roles, stop.
+
+use anyhow::{Result, ensure};
+use posthaste::{Store, StoreOptions};
+use posthaste_host::RoleSet;
+use posthaste_testkit::{TestDatabase, wait_until};
+use reqwest::Method;
+
+use crate::ledger_service::{LIMIT, config, get, send, start};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_about_itself() -> Result<()> {
+    let database = TestDatabase::sqlite()?;
+    let host = start(&config(&[("DATABASE_URL", database.url())])?).await?;
+
+    let (status, _, body) = get(&host, "/health").await?;
+    let health: serde_json::Value = serde_json::from_str(&body)?;
+    ensure!(status == 200, "{body}");
+    for (field, expected) in [
+        ("status", "ok"),
+        ("service", "ledger"),
+        ("version", "0.1.0"),
+        ("db", "connected"),
+        ("mq", "connected"),
+    ] {
+        ensure!(health[field] == expected, "{field} in {body}");
+    }
+    for check in ["database", "broker", "migrations"] {
+        ensure!(health["checks"][check]["status"] == "ok", "{check} in {body}");
+    }
+
+    let (status, _, body) = get(&host, "/readyz?verbose").await?;
+    ensure!(
+        status == 200 && body.contains("[+]database ok\n[+]migrations ok\n"),
+        "{body}"
+    );
+    let (status, _, body) = get(&host, "/livez").await?;
+    ensure!(status == 200, "{body}");
+
+    let (status, kind, body) = get(&host, "/metrics").await?;
+    ensure!(status == 200 && kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+    for metric in [
+        "posthaste_build_info{",
+        "process_resident_memory_bytes ",
+        "process_cpu_seconds_total ",
+        "process_open_fds ",
+        "db_client_connection_count{",
+        "posthaste_db_up{",
+        "db_client_operation_duration_seconds_bucket{",
+    ] {
+        ensure!(body.contains(metric), "{metric} is missing in\n{body}");
+    }
+    host.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_can_run_in_hosts_of_their_own() -> Result<()> {
+    let database = TestDatabase::sqlite()?;
+    let mut api = config(&[("DATABASE_URL", database.url())])?;
+    let mut workers = api.clone();
+    api.roles = RoleSet {
+        api: true,
+        worker: false,
+        relay: false,
+    };
+    workers.roles = RoleSet {
+        api: false,
+        worker: true,
+        relay: true,
+    };
+    let (api, workers) = (start(&api).await?, start(&workers).await?);
+
+    let (status, _, body) = send(&workers, Method::POST, "/book/a").await?;
+    ensure!(status == 404, "a worker has no routes of the service: {status} {body}");
+    let (status, _, body) = get(&workers, "/readyz").await?;
+    ensure!(status == 200, "{body}");
+    let (status, _, body) = send(&api, Method::POST, "/book/a").await?;
+    ensure!(status == 202, "{status} {body}");
+
+    let store = Store::open(database.url(), StoreOptions::default())?;
+    wait_until("the booking", LIMIT, || async {
+        let rows = store.query("SELECT what FROM ledger", vec![]).await.ok()?;
+        (rows.len() == 1).then_some(())
+    })
+    .await?;
+    store.close().await;
+    tokio::join!(api.stop(), workers.stop());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_host_answers_no_more_and_starts_again() -> Result<()> {
+    let database = TestDatabase::sqlite()?;
+    let config = config(&[("DATABASE_URL", database.url()), ("METRICS_ENABLED", "false")])?;
+    let host = start(&config).await?;
+    let (status, ..) = get(&host, "/metrics").await?;
+    ensure!(status == 404, "metrics are off, yet /metrics says {status}");
+    let addr = host.addr;
+    tokio::time::timeout(LIMIT, host.stop()).await?;
+    ensure!(tokio::net::TcpStream::connect(addr).await.is_err(), "it still listens");
+
+    let again = start(&config).await?;
+    let (status, _, body) = send(&again, Method::POST, "/book/b/").await?;
+    ensure!(status == 202, "{status} {body}");
+    again.stop().await;
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! Log lines and traces.
+
+mod log_lines;
+mod send_traces;
