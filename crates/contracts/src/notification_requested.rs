@@ -29,18 +29,22 @@ impl NotificationRequested {
     /// Most bytes of `message` in UTF-8.
     pub const MESSAGE_BYTES: usize = 32_768;
 
-    /// The broken rules, each with the member that broke it; both doors, HTTP and queue, ask here.
-    pub fn broken_rules(&self) -> Vec<(&'static str, String)> {
+    /// The broken rules, each with the member that broke it. Both doors, HTTP and queue, ask here.
+    pub fn broken_rules(
+        event_type: &str,
+        message: &str,
+        payload: Option<&Map<String, Value>>,
+    ) -> Vec<(&'static str, String)> {
         let mut broken = Vec::new();
-        if let Err(rule) = check_line(&self.event_type, Self::EVENT_TYPE_CHARACTERS) {
+        if let Err(rule) = check_line(event_type, Self::EVENT_TYPE_CHARACTERS) {
             broken.push(("event_type", rule.to_string()));
         }
-        if self.message.len() > Self::MESSAGE_BYTES {
+        if message.len() > Self::MESSAGE_BYTES {
             broken.push(("message", format!("must have at most {} bytes", Self::MESSAGE_BYTES)));
-        } else if let Err(rule) = check_text(&self.message, Self::MESSAGE_BYTES) {
+        } else if let Err(rule) = check_text(message, Self::MESSAGE_BYTES) {
             broken.push(("message", rule.to_string()));
         }
-        if let Some(Err(rule)) = self.payload.as_ref().map(check_json) {
+        if let Some(Err(rule)) = payload.map(check_json) {
             broken.push(("payload", rule.to_string()));
         }
         broken
@@ -52,7 +56,8 @@ impl Event for NotificationRequested {
     const TOPIC: &'static str = "notification_events";
 
     fn validate(&self) -> Result<(), String> {
-        match self.broken_rules().into_iter().next() {
+        let broken = Self::broken_rules(&self.event_type, &self.message, self.payload.as_ref());
+        match broken.into_iter().next() {
             Some((member, rule)) => Err(format!("{member} {rule}")),
             None => Ok(()),
         }

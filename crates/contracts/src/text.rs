@@ -33,7 +33,7 @@ pub fn check_line(text: &str, longest: usize) -> Result<(), BrokenRule> {
     }
 }
 
-/// Text: 1 to `longest` characters; of the control characters only tab and newline.
+/// Text: 1 to `longest` characters; of the control characters only tab and line ends.
 ///
 /// # Errors
 /// The broken rule.
@@ -42,7 +42,7 @@ pub fn check_text(text: &str, longest: usize) -> Result<(), BrokenRule> {
     plain(text)
 }
 
-/// An object whose keys and texts, however deep, hold no control character but tab and newline: a
+/// An object whose keys and texts, however deep, hold no control character but tab and line ends: a
 /// database's JSON column refuses U+0000, and the row would never be written.
 ///
 /// # Errors
@@ -76,7 +76,7 @@ fn length(text: &str, longest: usize) -> Result<(), BrokenRule> {
 }
 
 fn plain(text: &str) -> Result<(), BrokenRule> {
-    match text.chars().find(|c| c.is_control() && !matches!(c, '\t' | '\n')) {
+    match text.chars().find(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
         Some(c) => Err(control(c)),
         None => Ok(()),
     }
@@ -100,13 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_no_control_characters_and_a_text_only_tab_and_newline() {
+    fn a_line_has_no_control_characters_and_a_text_only_tab_and_line_ends() {
         for c in ['\0', '\x1b', '\x7f', '\u{85}'] {
             let text = format!("a{c}");
             assert!(check_line(&text, 9).is_err() && check_text(&text, 9).is_err(), "{c:?}");
         }
         assert!(check_line("a\tb", 9).is_err() && check_line("a\nb", 9).is_err());
-        assert_eq!(check_text("a\tb\nc", 9), Ok(()));
+        assert_eq!(check_text("a\tb\r\nc", 9), Ok(()));
     }
 
     #[test]

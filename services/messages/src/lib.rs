@@ -1,1 +1,71 @@
+//! Sends messages to the transport through the outbox, consumes them through the inbox into
+//! `messages`.
 
+mod messages_repository;
+mod read_messages;
+mod send_message;
+mod store_message;
+
+use axum::Extension;
+use contracts::MessageSent;
+use posthaste::store::{Migration, Sql};
+use posthaste::{Event, Subscription};
+use posthaste_host::http::BodyLimit;
+use posthaste_host::{ConfigError, Service, ServiceContext, ServiceParts};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use store_message::StoreMessage;
+
+/// The service, for a host to run.
+pub fn service() -> Service {
+    Service { name: "messages", version: env!("CARGO_PKG_VERSION"), migrations: MIGRATIONS, build }
+}
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "messages",
+    up: Sql {
+        postgres: include_str!("../migrations/0001_messages.postgres.up.sql"),
+        sqlite: include_str!("../migrations/0001_messages.sqlite.up.sql"),
+    },
+    down: Sql {
+        postgres: include_str!("../migrations/0001_messages.postgres.down.sql"),
+        sqlite: include_str!("../migrations/0001_messages.sqlite.down.sql"),
+    },
+}];
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub(crate) struct Messages {
+    context: ServiceContext,
+    /// `KAFKA_ENABLE_OUTBOX`: off publishes directly, with the outbox only to fall back on.
+    outbox: bool,
+}
+
+fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
+    let outbox = context.settings.is_on("KAFKA_ENABLE_OUTBOX", true)?;
+    let group = context.settings.get("KAFKA_CONSUMER_GROUP").unwrap_or_else(|| GROUP.to_owned());
+    let messages = Messages { context: context.clone(), outbox };
+    Ok(ServiceParts { routes: routes(messages), subscriptions: vec![stored(&group)] })
+}
+
+fn routes(messages: Messages) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(send_message::send_message))
+        .routes(routes!(read_messages::list_messages))
+        .routes(routes!(read_messages::list_messages_of_sender))
+        .routes(routes!(read_messages::read_message))
+        .layer(Extension(BodyLimit(send_message::BODY_BYTES)))
+        .with_state(messages)
+}
+
+const GROUP: &str = "user-management-api-group";
+
+/// A consumer group is one reader of everything: its name is the inbox's.
+fn stored(group: &str) -> Subscription {
+    let mut subscription = Subscription::batch::<MessageSent, _>(group, MessageSent::TOPIC, StoreMessage);
+    subscription.ordered = true;
+    subscription.dead_letter_queue = Some(format!("{}.dlq", MessageSent::TOPIC));
+    subscription
+}

@@ -1,0 +1,124 @@
+//! `POST /api/events`: from the request to the transport. Nothing is written to the database unless
+//! the transport is away or the client wants its answer remembered.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use contracts::NotificationRequested;
+use posthaste::idempotency::StoredResponse;
+use posthaste::failure::chain;
+use posthaste::publish::PublishError;
+use posthaste::{Message, MessageId, outbox};
+use posthaste_host::http::{ApiError, ApiJsonRaw, FieldError, IdempotencyKey, Validate, idempotent};
+use posthaste_host::ServiceContext;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// Most bytes of a request: the longest message with every character escaped, and its payload.
+pub(crate) const BODY_BYTES: usize = 256 * 1024;
+
+/// An event to publish.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PublishEvent {
+    /// Whom it is about.
+    #[schema(example = "550e8400-e29b-41d4-a716-446655440000")]
+    user_id: Uuid,
+    /// What happened, 1–100 characters.
+    #[schema(min_length = 1, max_length = 100, example = "user_registered")]
+    event_type: String,
+    /// What to tell, 1–32 768 bytes.
+    #[schema(min_length = 1, max_length = 32768, example = "Welcome!")]
+    message: String,
+    /// Details.
+    #[schema(value_type = Option<Object>, example = json!({"email": "test@example.com"}))]
+    payload: Option<Map<String, Value>>,
+    /// The client's own id: an event that is sent twice under one id is recorded once.
+    event_id: Option<Uuid>,
+}
+
+impl Validate for PublishEvent {
+    fn validate(&self, errors: &mut Vec<FieldError>) {
+        let broken = NotificationRequested::broken_rules(&self.event_type, &self.message, self.payload.as_ref());
+        errors.extend(broken.into_iter().map(|(member, rule)| FieldError::new(format!("/{member}"), "value", rule)));
+        // Clients that leave their id unset all mean another event by the same one.
+        if self.event_id.is_some_and(|id| id.is_nil()) {
+            errors.push(FieldError::new("/event_id", "value", "must not be the nil UUID"));
+        }
+    }
+}
+
+/// The event is safe.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Published {
+    #[schema(example = "Event published successfully")]
+    message: &'static str,
+    /// Under this id it will be found once it is recorded.
+    event_id: Uuid,
+}
+
+/// Publishes an event.
+///
+/// Answered once the transport has confirmed the event or, while the transport is away, once the
+/// outbox holds it.
+#[utoipa::path(
+    post,
+    path = "/api/events",
+    tag = "events",
+    request_body = PublishEvent,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats get the first answer for 24 h")),
+    responses(
+        (status = 202, description = "Published", body = Published),
+        (status = 400, description = "The event is invalid"),
+        (status = 409, description = "The first request with this Idempotency-Key is still running"),
+        (status = 413, description = "The body is too large"),
+        (status = 415, description = "The body is no JSON"),
+        (status = 422, description = "The Idempotency-Key was used with another body"),
+        (status = 503, description = "Nothing can take the event now"),
+    )
+)]
+pub(crate) async fn publish_event(
+    State(context): State<ServiceContext>,
+    key: Option<IdempotencyKey>,
+    ApiJsonRaw(request, bytes): ApiJsonRaw<PublishEvent, 400>,
+) -> Result<Response, ApiError> {
+    let message = message(request)?;
+    let answer = Published { message: "Event published successfully", event_id: message.id.0 };
+    if key.is_none() {
+        context.publisher.publish(message).await.map_err(|error| refused(&error))?;
+        return Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response());
+    }
+    let service = context.name;
+    let answer =
+        StoredResponse { status: 202, body: serde_json::to_vec(&answer).map_err(|error| unwritable(&error))? };
+    idempotent(&context.store, "notifications POST /api/events", key.as_ref(), &bytes, |tx| {
+        Box::pin(async move {
+            outbox::append(tx, service, message).await?;
+            Ok(answer)
+        })
+    })
+    .await
+}
+
+fn message(request: PublishEvent) -> Result<Message, ApiError> {
+    let PublishEvent { user_id, event_type, message, payload, event_id } = request;
+    let event = NotificationRequested { user_id, event_type, message, payload };
+    let mut message = Message::of(&event).map_err(|error| unwritable(&error))?;
+    if let Some(id) = event_id {
+        message.id = MessageId(id);
+    }
+    Ok(message)
+}
+
+fn refused(error: &PublishError) -> ApiError {
+    tracing::warn!(error = chain(error), "an event was not taken");
+    ApiError::unavailable("Neither the transport nor the database can take the event now.")
+}
+
+/// What was just read from JSON always has a JSON form.
+fn unwritable(error: &serde_json::Error) -> ApiError {
+    tracing::error!(%error, "an event cannot be written as JSON");
+    ApiError::of(StatusCode::INTERNAL_SERVER_ERROR)
+}

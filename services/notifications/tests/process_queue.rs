@@ -1,0 +1,155 @@
+//! From the queue to the table: what others publish, what cannot be read, what comes twice.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use contracts::{OrderFailed, OrderProcessed, UserRegistered};
+use posthaste::dead_letter::{self, Selection};
+use posthaste::{Message, outbox};
+use posthaste_testkit::{RunningService, TestDatabase, on_each_database, wait_until};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+on_each_database!(
+    bytes_that_are_no_event_become_dead_letters_and_cost_only_themselves,
+    a_bare_body_put_into_the_queue_by_hand_is_recorded_once,
+    the_database_refusing_a_row_delays_only_that_row,
+    events_of_other_services_are_recorded_for_their_user,
+);
+
+const LIMIT: Duration = Duration::from_secs(20);
+const USER: &str = "550e8400-e29b-41d4-a716-446655440000";
+
+async fn put(service: &RunningService, body: &[u8]) -> Result<()> {
+    let sql = "INSERT INTO queue_messages (topic, body) VALUES ('notification_events', $1)";
+    service.store().execute(sql, vec![body.to_vec().into()]).await?;
+    Ok(())
+}
+
+async fn count_is(service: &RunningService, table: &str, wanted: i64) -> Result<()> {
+    wait_until(&format!("{wanted} rows in {table}"), LIMIT, || async {
+        (service.count(table).await.ok()? == wanted).then_some(())
+    })
+    .await
+}
+
+async fn bytes_that_are_no_event_become_dead_letters_and_cost_only_themselves(database: TestDatabase) -> Result<()> {
+    let service = RunningService::start(notifications::service(), &database).await?;
+    let poison: [&[u8]; 7] = [
+        b"no JSON",
+        b"\xff\xfe\x00",
+        b"",
+        b"[1]",
+        br#"{"user_id":"nobody","event_type":"t","message":"m","payload":null}"#,
+        br#"{"user_id":"550e8400-e29b-41d4-a716-446655440000","event_type":"","message":"m","payload":null}"#,
+        br#"{"user_id":"550e8400-e29b-41d4-a716-446655440000","event_type":"t","message":"\u0000","payload":null}"#,
+    ];
+    for (n, bytes) in poison.iter().enumerate() {
+        put(&service, bytes).await?;
+        let good = json!({"user_id": USER, "event_type": "good", "message": format!("number {n}"), "payload": null});
+        put(&service, good.to_string().as_bytes()).await?;
+    }
+    count_is(&service, "processed_events", poison.len() as i64).await?;
+    let letters = wait_until("the dead letters", LIMIT, || async {
+        let letters = dead_letter::list(service.store(), &Selection::default(), 100).await.ok()?;
+        (letters.len() == poison.len()).then_some(letters)
+    })
+    .await?;
+    for bytes in poison {
+        let letter = letters.iter().find(|letter| letter.message.body == bytes).context("its bytes are kept")?;
+        assert!(letter.error.starts_with("the body breaks the contract"), "{}", letter.error);
+        assert_eq!(letter.attempts, 0, "dead at once: {}", letter.error);
+    }
+    service.queue_is_empty().await?;
+    service.stop().await
+}
+
+async fn a_bare_body_put_into_the_queue_by_hand_is_recorded_once(database: TestDatabase) -> Result<()> {
+    let service = RunningService::start(notifications::service(), &database).await?;
+    let body = json!({"user_id": USER, "event_type": "by_hand", "message": "Hello", "payload": {"a": 1}}).to_string();
+    put(&service, body.as_bytes()).await?;
+    put(&service, body.as_bytes()).await?;
+    service.queue_is_empty().await?;
+    // No envelope, no id: equal bytes are one message.
+    count_is(&service, "processed_events", 1).await?;
+    service.stop().await
+}
+
+async fn the_database_refusing_a_row_delays_only_that_row(database: TestDatabase) -> Result<()> {
+    let service = RunningService::start(notifications::service(), &database).await?;
+    service.refuse_rows("processed_events", "message", "not yet").await?;
+    for n in 0..5 {
+        let text = if n == 2 { "not yet".to_owned() } else { format!("number {n}") };
+        let event = json!({"user_id": USER, "event_type": "t", "message": text});
+        assert_eq!(service.post("/api/events", &event).await?.status, 202);
+    }
+    count_is(&service, "processed_events", 4).await?;
+    let parked = service.store().query("SELECT error FROM inbox_messages WHERE status = 'parked'", vec![]).await?;
+    assert_eq!(parked.len(), 1, "the refused one waits");
+    service.accept_rows("processed_events").await?;
+    count_is(&service, "processed_events", 5).await?;
+    service.stop().await
+}
+
+async fn events_of_other_services_are_recorded_for_their_user(database: TestDatabase) -> Result<()> {
+    let service = RunningService::start(notifications::service(), &database).await?;
+    let user: Uuid = USER.parse()?;
+    let now = posthaste::message::now();
+    let registered = UserRegistered {
+        user_id: user,
+        email: "ann@example.com".to_owned(),
+        first_name: "Ann".to_owned(),
+        last_name: "Lee".to_owned(),
+        registered_at: None,
+    };
+    let processed = |order_id: &str, user_id: Option<&str>| OrderProcessed {
+        order_id: order_id.to_owned(),
+        status: "PROCESSED".to_owned(),
+        processing_timestamp: now,
+        user_id: user_id.map(str::to_owned),
+    };
+    let failed = OrderFailed {
+        order_id: "order-4".to_owned(),
+        reason: "VALIDATION_ERROR".to_owned(),
+        error_details: Some(json!("totalAmount must be positive")),
+        user_id: Some(USER.to_owned()),
+    };
+    let messages = vec![
+        Message::of(&registered)?,
+        Message::of(&processed("order-1", Some(USER)))?,
+        Message::of(&processed("order-2", Some("user-456")))?,
+        Message::of(&processed("order-3", None))?,
+        Message::of(&failed)?,
+    ];
+    // As another service in this database would publish them.
+    let mut tx = service.store().begin().await?;
+    outbox::append_all(&mut tx, "notifications", messages.into_iter().map(|message| (message, None)).collect()).await?;
+    tx.commit().await?;
+    count_is(&service, "processed_events", 5).await?;
+
+    let of_user = service.get(&format!("/api/events?user_id={USER}")).await?;
+    let mut told: Vec<(String, String)> = Vec::new();
+    for item in of_user.body["items"].as_array().context("no items")? {
+        let text = |member: &str| item[member].as_str().unwrap_or_default().to_owned();
+        told.push((text("event_type"), text("message")));
+    }
+    told.sort();
+    let told: Vec<(&str, &str)> = told.iter().map(|(kind, text)| (kind.as_str(), text.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            ("order.failed", "Order order-4 failed: VALIDATION_ERROR"),
+            ("order.processed", "Order order-1 processed"),
+            ("user.registered", "User registered"),
+        ]
+    );
+    let nobody = service.get(&format!("/api/events?user_id={}", Uuid::nil())).await?;
+    assert_eq!(nobody.body["items"][0]["payload"]["orderId"], "order-3");
+    let all = service.get("/api/events").await?;
+    let by_name = all.body["items"].as_array().and_then(|items| {
+        items.iter().find(|item| item["payload"]["userId"] == "user-456").cloned()
+    });
+    let by_name: Value = by_name.context("the order of a user without UUID")?;
+    assert_ne!(by_name["user_id"], Uuid::nil().to_string(), "it has a UUID of its own");
+    service.stop().await
+}
