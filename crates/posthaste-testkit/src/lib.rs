@@ -3,8 +3,10 @@
 //! A development dependency only. A server that is missing is an error that says what to install, never a skip.
 
 pub mod explorer;
+mod running_service;
 pub mod servers;
 mod wait;
 
+pub use running_service::{Reply, RunningService};
 pub use servers::test_database::TestDatabase;
 pub use wait::wait_until;
