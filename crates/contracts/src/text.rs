@@ -76,7 +76,10 @@ fn length(text: &str, longest: usize) -> Result<(), BrokenRule> {
 }
 
 fn plain(text: &str) -> Result<(), BrokenRule> {
-    match text.chars().find(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
+    match text
+        .chars()
+        .find(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r'))
+    {
         Some(c) => Err(control(c)),
         None => Ok(()),
     }

@@ -47,9 +47,9 @@ impl FromStr for KeysetCursor {
             return Err(NoCursor);
         }
         let (micros, id) = text.split_at(16);
-        let micros = u64::from_str_radix(micros, 16).map_err(|_| NoCursor)?.cast_signed();
+        let micros = u64::from_str_radix(micros, 16).map_err(|_malformed| NoCursor)?.cast_signed();
         let time = DateTime::from_timestamp_micros(micros).ok_or(NoCursor)?;
-        let id = Uuid::from_str(id).map_err(|_| NoCursor)?;
+        let id = Uuid::from_str(id).map_err(|_malformed| NoCursor)?;
         Ok(Self { time, id })
     }
 }
@@ -62,7 +62,10 @@ mod tests {
     fn comes_back_as_it_went_also_from_before_1970() {
         for micros in [0, 1_795_257_000_123_456, -1, -62_135_596_800_000_000] {
             let time = DateTime::from_timestamp_micros(micros).unwrap();
-            let cursor = KeysetCursor { time, id: Uuid::now_v7() };
+            let cursor = KeysetCursor {
+                time,
+                id: Uuid::now_v7(),
+            };
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
     }
@@ -70,14 +73,25 @@ mod tests {
     #[test]
     fn refuses_other_texts() {
         let long = "7".repeat(48);
-        for text in ["", "x", "+123456789012345", &"g".repeat(48), &"é".repeat(24), &long[1..], &"7fffffffffffffff".repeat(3)] {
+        for text in [
+            "",
+            "x",
+            "+123456789012345",
+            &"g".repeat(48),
+            &"é".repeat(24),
+            &long[1..],
+            &"7fffffffffffffff".repeat(3),
+        ] {
             assert_eq!(text.parse::<KeysetCursor>(), Err(NoCursor), "{text}");
         }
     }
 
     #[test]
     fn a_page_that_is_not_full_has_no_next_one() {
-        let key = |id: &u128| KeysetCursor { time: DateTime::UNIX_EPOCH, id: Uuid::from_u128(*id) };
+        let key = |id: &u128| KeysetCursor {
+            time: DateTime::UNIX_EPOCH,
+            id: Uuid::from_u128(*id),
+        };
         let mut rows = vec![3, 2, 1];
         let next = KeysetCursor::cut(&mut rows, 2, key);
         assert_eq!(rows, [3, 2]);

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 mod health;
 pub mod http;
+mod keyset_cursor;
 mod open_services;
 mod print_banner;
 mod redact;
@@ -15,6 +16,7 @@ pub mod telemetry;
 mod verify_schema;
 
 pub use config::{Config, ConfigError, ConfigErrors, RoleSet, Settings, Sources};
+pub use keyset_cursor::KeysetCursor;
 pub use open_services::OpenError;
 pub use run_services::{Host, RunningHost, StartError};
 pub use serve_process::serve_from_env;

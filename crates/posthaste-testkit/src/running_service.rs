@@ -58,7 +58,12 @@ impl RunningService {
         // A store of the test's own: it sees what any other client of the database sees.
         let store = Store::open(database.url(), StoreOptions::default())?;
         let client = reqwest::Client::builder().timeout(LIMIT).build()?;
-        Ok(Self { url: host.url(), host, client, store })
+        Ok(Self {
+            url: host.url(),
+            host,
+            client,
+            store,
+        })
     }
 
     /// Stops it in good order.
@@ -115,7 +120,12 @@ impl RunningService {
         let headers = response.headers().clone();
         let text = response.text().await.with_context(|| format!("{method} {path}"))?;
         let body = serde_json::from_str(&text).unwrap_or_default();
-        Ok(Reply { status, headers, body, text })
+        Ok(Reply {
+            status,
+            headers,
+            body,
+            text,
+        })
     }
 
     /// How many rows `table` has.
@@ -123,7 +133,10 @@ impl RunningService {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn count(&self, table: &str) -> Result<i64> {
-        let rows = self.store.query(&format!("SELECT COUNT(*) AS n FROM {table}"), vec![]).await?;
+        let rows = self
+            .store
+            .query(&format!("SELECT COUNT(*) AS n FROM {table}"), vec![])
+            .await?;
         Ok(rows.first().context("no count")?.get("n")?)
     }
 
@@ -182,7 +195,11 @@ impl RunningService {
         let reply = self.get("/metrics").await?;
         ensure!(reply.status == 200, "{reply:?}");
         let mut sum = 0.0;
-        for line in reply.text.lines().filter(|line| line.starts_with(name) && line.contains(label)) {
+        for line in reply
+            .text
+            .lines()
+            .filter(|line| line.starts_with(name) && line.contains(label))
+        {
             sum += line.rsplit(' ').next().context("no value")?.parse::<f64>()?;
         }
         Ok(sum)

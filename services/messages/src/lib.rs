@@ -19,7 +19,12 @@ use store_message::StoreMessage;
 
 /// The service, for a host to run.
 pub fn service() -> Service {
-    Service { name: "messages", version: env!("CARGO_PKG_VERSION"), migrations: MIGRATIONS, build }
+    Service {
+        name: "messages",
+        version: env!("CARGO_PKG_VERSION"),
+        migrations: MIGRATIONS,
+        build,
+    }
 }
 
 const MIGRATIONS: &[Migration] = &[Migration {
@@ -45,9 +50,18 @@ pub(crate) struct Messages {
 
 fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
     let outbox = context.settings.is_on("KAFKA_ENABLE_OUTBOX", true)?;
-    let group = context.settings.get("KAFKA_CONSUMER_GROUP").unwrap_or_else(|| GROUP.to_owned());
-    let messages = Messages { context: context.clone(), outbox };
-    Ok(ServiceParts { routes: routes(messages), subscriptions: vec![stored(&group)] })
+    let group = context
+        .settings
+        .get("KAFKA_CONSUMER_GROUP")
+        .unwrap_or_else(|| GROUP.to_owned());
+    let messages = Messages {
+        context: context.clone(),
+        outbox,
+    };
+    Ok(ServiceParts {
+        routes: routes(messages),
+        subscriptions: vec![stored(&group)],
+    })
 }
 
 fn routes(messages: Messages) -> OpenApiRouter {

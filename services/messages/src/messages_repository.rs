@@ -91,9 +91,17 @@ pub(crate) async fn list(
     if let Some(KeysetCursor { time, id }) = after {
         values.push(dialect.time(time));
         values.push(dialect.uuid(id));
-        conditions.push(format!("(timestamp, message_id) < (${}, ${})", values.len() - 1, values.len()));
+        conditions.push(format!(
+            "(timestamp, message_id) < (${}, ${})",
+            values.len() - 1,
+            values.len()
+        ));
     }
-    let which = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    let which = if conditions.is_empty() {
+        String::new()
+    } else {
+        format!(" WHERE {}", conditions.join(" AND "))
+    };
     values.push(i64::from(limit).into());
     let bound = values.len();
     let sql = format!("SELECT {COLUMNS} FROM messages{which} ORDER BY timestamp DESC, message_id DESC LIMIT ${bound}");
@@ -103,7 +111,12 @@ pub(crate) async fn list(
 /// The message `message_id`, once it is stored.
 pub(crate) async fn find(store: &Store, message_id: Uuid) -> Result<Option<StoredMessage>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM messages WHERE message_id = $1");
-    store.query(&sql, vec![store.dialect().uuid(message_id)]).await?.first().map(read).transpose()
+    store
+        .query(&sql, vec![store.dialect().uuid(message_id)])
+        .await?
+        .first()
+        .map(read)
+        .transpose()
 }
 
 fn read(row: &Row) -> Result<StoredMessage, StoreError> {

@@ -77,7 +77,9 @@ pub(crate) async fn list_messages(
     State(messages): State<Messages>,
     ApiQuery(page): ApiQuery<PageQuery>,
 ) -> Result<Json<MessagesPage>, ApiError> {
-    Ok(Json(mediator::send(&messages, ListMessages { sender: None, page }).await?))
+    Ok(Json(
+        mediator::send(&messages, ListMessages { sender: None, page }).await?,
+    ))
 }
 
 /// Lists the messages of one sender, newest first.
@@ -97,7 +99,16 @@ pub(crate) async fn list_messages_of_sender(
     ApiPath(sender): ApiPath<String>,
     ApiQuery(page): ApiQuery<PageQuery>,
 ) -> Result<Json<MessagesPage>, ApiError> {
-    Ok(Json(mediator::send(&messages, ListMessages { sender: Some(sender), page }).await?))
+    Ok(Json(
+        mediator::send(
+            &messages,
+            ListMessages {
+                sender: Some(sender),
+                page,
+            },
+        )
+        .await?,
+    ))
 }
 
 /// One message, by the id that sending it answered.
@@ -118,8 +129,14 @@ pub(crate) async fn read_message(
     ApiPath(message_id): ApiPath<Uuid>,
 ) -> Result<Json<OneMessage>, ApiError> {
     match mediator::send(&messages, GetMessage(message_id)).await? {
-        Some(data) => Ok(Json(OneMessage { success: true, message: "Retrieved message", data })),
-        None => Err(ApiError::not_found("There is no message with this id, or it is not stored yet.")),
+        Some(data) => Ok(Json(OneMessage {
+            success: true,
+            message: "Retrieved message",
+            data,
+        })),
+        None => Err(ApiError::not_found(
+            "There is no message with this id, or it is not stored yet.",
+        )),
     }
 }
 
@@ -145,7 +162,12 @@ impl Answer<ListMessages> for Messages {
             time: message.timestamp,
             id: message.message_id,
         });
-        Ok(MessagesPage { success: true, message: format!("Retrieved {} messages", data.len()), data, next_cursor })
+        Ok(MessagesPage {
+            success: true,
+            message: format!("Retrieved {} messages", data.len()),
+            data,
+            next_cursor,
+        })
     }
 }
 

@@ -124,17 +124,27 @@ impl Answer<SendMessage> for Messages {
         let (message, answer) = self.event(message).map_err(|error| unwritable(&error))?;
         // The key's row needs a transaction anyway: with a key it is always the outbox.
         if !self.outbox && key.is_none() {
-            self.context.publisher.publish(message).await.map_err(|error| refused(&error))?;
+            self.context
+                .publisher
+                .publish(message)
+                .await
+                .map_err(|error| refused(&error))?;
             return Ok((StatusCode::OK, axum::Json(answer)).into_response());
         }
         let service = self.context.name;
         let body = serde_json::to_vec(&answer).map_err(|error| unwritable(&error))?;
-        idempotent(&self.context.store, "messages POST /api/v1/messages/send", key.as_ref(), &bytes, |tx| {
-            Box::pin(async move {
-                outbox::append(tx, service, message).await?;
-                Ok(StoredResponse { status: 200, body })
-            })
-        })
+        idempotent(
+            &self.context.store,
+            "messages POST /api/v1/messages/send",
+            key.as_ref(),
+            &bytes,
+            |tx| {
+                Box::pin(async move {
+                    outbox::append(tx, service, message).await?;
+                    Ok(StoredResponse { status: 200, body })
+                })
+            },
+        )
         .await
     }
 }
@@ -143,10 +153,20 @@ impl Messages {
     /// The event for `message` and what the client is told of it.
     fn event(
         &self,
-        NewMessage { content, sender, metadata }: NewMessage,
+        NewMessage {
+            content,
+            sender,
+            metadata,
+        }: NewMessage,
     ) -> Result<(Message, SendAnswer), serde_json::Error> {
         let id = MessageId::new();
-        let sent = SentMessage { message_id: id.0, content, sender, timestamp: now(), metadata };
+        let sent = SentMessage {
+            message_id: id.0,
+            content,
+            sender,
+            timestamp: now(),
+            metadata,
+        };
         let data = SentData {
             message_id: sent.message_id,
             content: sent.content.clone(),
@@ -159,7 +179,11 @@ impl Messages {
         message.id = id;
         message.time = event.occurred_at;
         let transport = self.context.broker.name();
-        let answer = SendAnswer { success: true, message: format!("Message sent to {transport} successfully"), data };
+        let answer = SendAnswer {
+            success: true,
+            message: format!("Message sent to {transport} successfully"),
+            data,
+        };
         Ok((message, answer))
     }
 }

@@ -25,12 +25,18 @@ async fn send(service: &RunningService, content: &str, sender: &str) -> Result<S
     let message = json!({"content": content, "sender": sender});
     let reply = service.post("/api/v1/messages/send", &message).await?;
     ensure!(reply.status == 200, "{reply:?}");
-    Ok(reply.body["data"]["message_id"].as_str().context("no message_id")?.to_owned())
+    Ok(reply.body["data"]["message_id"]
+        .as_str()
+        .context("no message_id")?
+        .to_owned())
 }
 
 async fn put(service: &RunningService, body: &[u8]) -> Result<()> {
     let sql = "INSERT INTO queue_messages (topic, body) VALUES ($1, $2)";
-    service.store().execute(sql, vec![TOPIC.into(), body.to_vec().into()]).await?;
+    service
+        .store()
+        .execute(sql, vec![TOPIC.into(), body.to_vec().into()])
+        .await?;
     Ok(())
 }
 
@@ -67,7 +73,9 @@ async fn a_failed_message_is_not_skipped_and_holds_back_only_its_sender(database
     stored_is(&service, "bob", &["other 0", "other 1", "other 2"]).await?;
     stored_is(&service, "ann", &["before"]).await?;
     wait_until("the later ones to queue behind the failed one", LIMIT, || async {
-        let parked = service.store().query("SELECT message_id FROM inbox_messages WHERE status = 'parked'", vec![]);
+        let parked = service
+            .store()
+            .query("SELECT message_id FROM inbox_messages WHERE status = 'parked'", vec![]);
         (parked.await.ok()?.len() == 4).then_some(())
     })
     .await?;
@@ -79,7 +87,9 @@ async fn a_failed_message_is_not_skipped_and_holds_back_only_its_sender(database
 }
 
 async fn failures(service: &RunningService) -> Result<f64> {
-    service.metric("posthaste_outbox_published_total", r#"posthaste_outcome="failed""#).await
+    service
+        .metric("posthaste_outbox_published_total", r#"posthaste_outcome="failed""#)
+        .await
 }
 
 async fn a_transport_that_is_away_costs_no_row(database: TestDatabase) -> Result<()> {
@@ -87,7 +97,9 @@ async fn a_transport_that_is_away_costs_no_row(database: TestDatabase) -> Result
     let store = service.store();
     let before = failures(&service).await?;
     // Without its table the sql: transport can neither take nor hand out anything.
-    store.execute("ALTER TABLE queue_messages RENAME TO queue_messages_away", vec![]).await?;
+    store
+        .execute("ALTER TABLE queue_messages RENAME TO queue_messages_away", vec![])
+        .await?;
     let mut sent = Vec::new();
     for n in 0..5 {
         sent.push(format!("number {n}"));
@@ -101,7 +113,9 @@ async fn a_transport_that_is_away_costs_no_row(database: TestDatabase) -> Result
     let pending = "SELECT event_id FROM outbox_messages WHERE status = 'pending'";
     assert_eq!(store.query(pending, vec![]).await?.len(), 5);
 
-    store.execute("ALTER TABLE queue_messages_away RENAME TO queue_messages", vec![]).await?;
+    store
+        .execute("ALTER TABLE queue_messages_away RENAME TO queue_messages", vec![])
+        .await?;
     let sent: Vec<&str> = sent.iter().map(String::as_str).collect();
     stored_is(&service, "ann", &sent).await?;
     wait_until("all rows to be marked", LIMIT, || async {
@@ -115,7 +129,9 @@ async fn the_correlation_id_reaches_outbox_envelope_headers_and_inbox(database: 
     let service = RunningService::start(messages::service(), &database).await?;
     let message = json!({"content": "Hello", "sender": "ann"});
     let correlated = [("X-Correlation-ID", "request-17")];
-    let reply = service.post_with("/api/v1/messages/send", &message, &correlated).await?;
+    let reply = service
+        .post_with("/api/v1/messages/send", &message, &correlated)
+        .await?;
     assert_eq!(reply.header("x-correlation-id"), Some("request-17"));
     let id = reply.body["data"]["message_id"].as_str().context("no message_id")?;
     count_is(&service, "messages", 1).await?;
@@ -141,7 +157,10 @@ async fn the_correlation_id_reaches_outbox_envelope_headers_and_inbox(database: 
     assert_eq!(attributes["headers"], headers);
     assert_eq!(attributes["correlationid"], "request-17");
 
-    let rows = service.store().query("SELECT correlation_id FROM inbox_messages", vec![]).await?;
+    let rows = service
+        .store()
+        .query("SELECT correlation_id FROM inbox_messages", vec![])
+        .await?;
     assert_eq!(rows[0].get::<String>("correlation_id")?, "request-17");
     service.stop().await
 }
@@ -176,8 +195,12 @@ async fn what_a_crash_sends_again_is_stored_once(database: TestDatabase) -> Resu
 
 async fn bytes_that_are_no_message_become_dead_letters_here_and_on_the_dlq(database: TestDatabase) -> Result<()> {
     let service = RunningService::start(messages::service(), &database).await?;
-    let wrong_type = envelope("evt-1", "2026-11-21T10:00:00Z", |event| event["event_type"] = json!("OrderProcessed"));
-    let nul = envelope("evt-2", "2026-11-21T10:00:00Z", |event| event["payload"]["content"] = json!("a\0b"));
+    let wrong_type = envelope("evt-1", "2026-11-21T10:00:00Z", |event| {
+        event["event_type"] = json!("OrderProcessed")
+    });
+    let nul = envelope("evt-2", "2026-11-21T10:00:00Z", |event| {
+        event["payload"]["content"] = json!("a\0b")
+    });
     let no_time = envelope("evt-3", "soon", |_| {});
     let poison: [&[u8]; 7] = [b"no JSON", b"\xff\xfe\x00", b"[1]", b"{}", &wrong_type, &nul, &no_time];
     for (n, bytes) in poison.iter().enumerate() {
@@ -186,7 +209,9 @@ async fn bytes_that_are_no_message_become_dead_letters_here_and_on_the_dlq(datab
     }
     count_is(&service, "messages", poison.len() as i64).await?;
     let letters = wait_until("the dead letters", LIMIT, || async {
-        let letters = dead_letter::list(service.store(), &Selection::default(), 100).await.ok()?;
+        let letters = dead_letter::list(service.store(), &Selection::default(), 100)
+            .await
+            .ok()?;
         (letters.len() == poison.len()).then_some(letters)
     })
     .await?;
@@ -198,8 +223,15 @@ async fn bytes_that_are_no_message_become_dead_letters_here_and_on_the_dlq(datab
     .await?;
     let copies: Vec<Vec<u8>> = copies.iter().map(|row| row.get("body")).collect::<Result<_, _>>()?;
     for bytes in poison {
-        let letter = letters.iter().find(|letter| letter.message.body == bytes).context("its bytes are kept")?;
-        assert!(letter.error.starts_with("the body breaks the contract"), "{}", letter.error);
+        let letter = letters
+            .iter()
+            .find(|letter| letter.message.body == bytes)
+            .context("its bytes are kept")?;
+        assert!(
+            letter.error.starts_with("the body breaks the contract"),
+            "{}",
+            letter.error
+        );
         assert_eq!(letter.attempts, 0, "dead at once");
         assert!(copies.iter().any(|copy| copy == bytes), "copied as it came");
     }
@@ -239,7 +271,13 @@ async fn messages_of_other_producers_are_accepted_in_any_time_zone(database: Tes
     // The same event once more, then another event with the same message: neither makes a row.
     put(&service, &envelope("evt-0", times[0], |_| {})).await?;
     let message_id = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"evt-0");
-    put(&service, &envelope("evt-9", times[0], |event| event["payload"]["message_id"] = json!(message_id))).await?;
+    put(
+        &service,
+        &envelope("evt-9", times[0], |event| {
+            event["payload"]["message_id"] = json!(message_id)
+        }),
+    )
+    .await?;
     service.queue_is_empty().await?;
     assert_eq!(service.count("messages").await?, 4);
     assert_eq!(service.count("inbox_messages").await?, 5);

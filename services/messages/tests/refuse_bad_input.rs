@@ -40,7 +40,14 @@ fn invalid() -> Vec<(&'static str, Vec<u8>)> {
         ("an unknown member", with("message_id", json!("x"))),
         ("a key twice", raw(r#","content":"Bye""#)),
         ("a key twice inside", raw(r#","metadata":{"a":1,"a":2}"#)),
-        ("too deep", raw(&format!(r#","metadata":{{"a":{}1{}}}"#, "[".repeat(100), "]".repeat(100)))),
+        (
+            "too deep",
+            raw(&format!(
+                r#","metadata":{{"a":{}1{}}}"#,
+                "[".repeat(100),
+                "]".repeat(100)
+            )),
+        ),
         ("an array of the values", br#"["Hello","ann",null]"#.to_vec()),
         ("null", b"null".to_vec()),
         ("a text", b"\"text\"".to_vec()),
@@ -52,7 +59,10 @@ fn malformed() -> Vec<(&'static str, Vec<u8>)> {
         ("nothing", Vec::new()),
         ("half of it", raw("")[..20].to_vec()),
         ("something behind it", [raw(""), b"x".to_vec()].concat()),
-        ("no UTF-8", [b"{\"content\":\"".to_vec(), vec![0xff, 0xfe], b"\"}".to_vec()].concat()),
+        (
+            "no UTF-8",
+            [b"{\"content\":\"".to_vec(), vec![0xff, 0xfe], b"\"}".to_vec()].concat(),
+        ),
         ("a lone surrogate", raw(r#","metadata":{"a":"\ud800"}"#)),
         ("single quotes", b"{'content':'Hello'}".to_vec()),
     ]
@@ -74,8 +84,14 @@ async fn bad_bodies_are_refused_and_leave_nothing(database: TestDatabase) -> Res
 
     let huge = with("metadata", json!({"a": "x".repeat(100_000)}));
     assert_eq!(service.send("POST", PATH, &[json], huge).await?.status, 413);
-    for media_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
-        let reply = service.send("POST", PATH, &[("Content-Type", media_type)], raw("")).await?;
+    for media_type in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+    ] {
+        let reply = service
+            .send("POST", PATH, &[("Content-Type", media_type)], raw(""))
+            .await?;
         assert_eq!(reply.status, 415, "{media_type}: {reply:?}");
     }
     assert_eq!(service.send("POST", PATH, &[], raw("")).await?.status, 415);

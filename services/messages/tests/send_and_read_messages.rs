@@ -24,7 +24,10 @@ async fn send(service: &RunningService, content: &str, sender: &str) -> Result<S
     let message = json!({"content": content, "sender": sender});
     let reply = service.post("/api/v1/messages/send", &message).await?;
     ensure!(reply.status == 200, "{reply:?}");
-    Ok(reply.body["data"]["message_id"].as_str().context("no message_id")?.to_owned())
+    Ok(reply.body["data"]["message_id"]
+        .as_str()
+        .context("no message_id")?
+        .to_owned())
 }
 
 async fn stored(service: &RunningService, id: &str) -> Result<Value> {
@@ -37,7 +40,9 @@ async fn stored(service: &RunningService, id: &str) -> Result<Value> {
 
 fn ids(reply: &Reply) -> Vec<String> {
     let data = reply.body["data"].as_array().cloned().unwrap_or_default();
-    data.iter().filter_map(|item| item["message_id"].as_str().map(str::to_owned)).collect()
+    data.iter()
+        .filter_map(|item| item["message_id"].as_str().map(str::to_owned))
+        .collect()
 }
 
 async fn what_is_sent_is_visible_within_200_ms(database: TestDatabase) -> Result<()> {
@@ -72,7 +77,15 @@ async fn what_is_sent_is_visible_within_200_ms(database: TestDatabase) -> Result
     let mut members: Vec<&String> = first.as_object().context("no message")?.keys().collect();
     members.sort();
     let expected = [
-        "content", "created_at", "id", "message_id", "metadata", "processed_at", "sender", "timestamp", "updated_at",
+        "content",
+        "created_at",
+        "id",
+        "message_id",
+        "metadata",
+        "processed_at",
+        "sender",
+        "timestamp",
+        "updated_at",
     ];
     assert_eq!(members, expected);
     service.stop().await
@@ -84,7 +97,8 @@ async fn the_queries_of_the_documentation_work_as_they_are(database: TestDatabas
     stored(&service, &id).await?;
     let store = service.store();
 
-    let messages = "SELECT message_id, sender, content, timestamp, processed_at FROM messages ORDER BY timestamp DESC LIMIT 10;";
+    let messages =
+        "SELECT message_id, sender, content, timestamp, processed_at FROM messages ORDER BY timestamp DESC LIMIT 10;";
     let rows = store.query(messages, vec![]).await?;
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].uuid("message_id")?.to_string(), id);
@@ -104,7 +118,11 @@ async fn the_queries_of_the_documentation_work_as_they_are(database: TestDatabas
     let rows = store.query(inbox, vec![]).await?;
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].get::<String>("status")?, "processed");
-    assert_eq!(rows[0].uuid("message_id")?, row.uuid("event_id")?, "one id from end to end");
+    assert_eq!(
+        rows[0].uuid("message_id")?,
+        row.uuid("event_id")?,
+        "one id from end to end"
+    );
     assert!(rows[0].time_or_null("processed_at")?.is_some());
 
     let group = store.query("SELECT subscription FROM inbox_messages", vec![]).await?;
@@ -125,7 +143,11 @@ async fn a_repeat_with_a_key_gets_the_first_answer(database: TestDatabase) -> Re
     let other = json!({"content": "Goodbye", "sender": "ann"});
     assert_eq!(service.post_with(path, &other, &key).await?.status, 422);
 
-    stored(&service, first.body["data"]["message_id"].as_str().context("no message_id")?).await?;
+    stored(
+        &service,
+        first.body["data"]["message_id"].as_str().context("no message_id")?,
+    )
+    .await?;
     assert_eq!(service.count("outbox_messages").await?, 1);
     assert_eq!(service.count("idempotency_keys").await?, 1);
     service.stop().await
@@ -173,13 +195,23 @@ async fn lists_newest_first_and_by_sender_in_pages(database: TestDatabase) -> Re
     }
     assert_eq!(paged, sent);
 
-    let of_bob = service.get("/api/v1/messages/sender/bob%20%2F%20%C3%BC?limit=2").await?;
-    assert_eq!((of_bob.status, ids(&of_bob)), (200, vec![sent[0].clone(), sent[3].clone()]));
+    let of_bob = service
+        .get("/api/v1/messages/sender/bob%20%2F%20%C3%BC?limit=2")
+        .await?;
+    assert_eq!(
+        (of_bob.status, ids(&of_bob)),
+        (200, vec![sent[0].clone(), sent[3].clone()])
+    );
     let cursor = of_bob.body["next_cursor"].as_str().context("a third one is left")?;
-    let rest = service.get(&format!("/api/v1/messages/sender/bob%20%2F%20%C3%BC?cursor={cursor}")).await?;
+    let rest = service
+        .get(&format!("/api/v1/messages/sender/bob%20%2F%20%C3%BC?cursor={cursor}"))
+        .await?;
     assert_eq!(ids(&rest), [sent[6].clone()]);
     let of_nobody = service.get("/api/v1/messages/sender/nobody").await?;
-    assert_eq!((of_nobody.status, &of_nobody.body["message"]), (200, &json!("Retrieved 0 messages")));
+    assert_eq!(
+        (of_nobody.status, &of_nobody.body["message"]),
+        (200, &json!("Retrieved 0 messages"))
+    );
     service.stop().await
 }
 
@@ -229,17 +261,25 @@ async fn edges_of_the_rules_are_accepted(database: TestDatabase) -> Result<()> {
 }
 
 async fn without_the_outbox_it_publishes_directly(database: TestDatabase) -> Result<()> {
-    let settings = [("KAFKA_ENABLE_OUTBOX", "false"), ("KAFKA_CONSUMER_GROUP", "another-group")];
+    let settings = [
+        ("KAFKA_ENABLE_OUTBOX", "false"),
+        ("KAFKA_CONSUMER_GROUP", "another-group"),
+    ];
     let service = RunningService::start_with(messages::service(), &database, &settings).await?;
     let id = send(&service, "Hello", "ann").await?;
     stored(&service, &id).await?;
     assert_eq!(service.count("outbox_messages").await?, 0);
-    let group = service.store().query("SELECT subscription FROM inbox_messages", vec![]).await?;
+    let group = service
+        .store()
+        .query("SELECT subscription FROM inbox_messages", vec![])
+        .await?;
     assert_eq!(group[0].get::<String>("subscription")?, "another-group");
 
     // With a key the answer and the message commit together, which only the outbox can.
     let message = json!({"content": "Hello", "sender": "ann"});
-    let reply = service.post_with("/api/v1/messages/send", &message, &[("Idempotency-Key", "k")]).await?;
+    let reply = service
+        .post_with("/api/v1/messages/send", &message, &[("Idempotency-Key", "k")])
+        .await?;
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(service.count("outbox_messages").await?, 1);
     service.stop().await

@@ -17,11 +17,16 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use record_event::RecordEvent;
-use record_foreign_events::{Recorded, RecordForeignEvents};
+use record_foreign_events::{RecordForeignEvents, Recorded};
 
 /// The service, for a host to run.
 pub fn service() -> Service {
-    Service { name: "notifications", version: env!("CARGO_PKG_VERSION"), migrations: MIGRATIONS, build }
+    Service {
+        name: "notifications",
+        version: env!("CARGO_PKG_VERSION"),
+        migrations: MIGRATIONS,
+        build,
+    }
 }
 
 const MIGRATIONS: &[Migration] = &[Migration {
@@ -38,7 +43,10 @@ const MIGRATIONS: &[Migration] = &[Migration {
 }];
 
 fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
-    Ok(ServiceParts { routes: routes(context), subscriptions: subscriptions() })
+    Ok(ServiceParts {
+        routes: routes(context),
+        subscriptions: subscriptions(),
+    })
 }
 
 fn routes(context: &ServiceContext) -> OpenApiRouter {
@@ -56,10 +64,19 @@ fn subscriptions() -> Vec<Subscription> {
         NotificationRequested::TOPIC,
         RecordEvent,
     );
-    vec![events, recorded::<UserRegistered>(), recorded::<OrderProcessed>(), recorded::<OrderFailed>()]
+    vec![
+        events,
+        recorded::<UserRegistered>(),
+        recorded::<OrderProcessed>(),
+        recorded::<OrderFailed>(),
+    ]
 }
 
 /// Another service's event, on a queue of the same name.
 fn recorded<E: Recorded>() -> Subscription {
-    Subscription::batch::<E, _>(&format!("notifications.record.{}", E::TYPE), E::TOPIC, RecordForeignEvents)
+    Subscription::batch::<E, _>(
+        &format!("notifications.record.{}", E::TYPE),
+        E::TOPIC,
+        RecordForeignEvents,
+    )
 }

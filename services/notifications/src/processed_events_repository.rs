@@ -108,18 +108,26 @@ pub(crate) async fn list(store: &Store, filter: Filter, limit: u32) -> Result<Ve
         values.push(dialect.uuid(id));
         conditions.push(format!("(created_at, id) < (${}, ${})", values.len() - 1, values.len()));
     }
-    let which = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    let which = if conditions.is_empty() {
+        String::new()
+    } else {
+        format!(" WHERE {}", conditions.join(" AND "))
+    };
     values.push(i64::from(limit).into());
     let bound = values.len();
-    let sql =
-        format!("SELECT {COLUMNS} FROM processed_events{which} ORDER BY created_at DESC, id DESC LIMIT ${bound}");
+    let sql = format!("SELECT {COLUMNS} FROM processed_events{which} ORDER BY created_at DESC, id DESC LIMIT ${bound}");
     store.query(&sql, values).await?.iter().map(read).collect()
 }
 
 /// The event `id`, once it is recorded.
 pub(crate) async fn find(store: &Store, id: Uuid) -> Result<Option<ProcessedEvent>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM processed_events WHERE id = $1");
-    store.query(&sql, vec![store.dialect().uuid(id)]).await?.first().map(read).transpose()
+    store
+        .query(&sql, vec![store.dialect().uuid(id)])
+        .await?
+        .first()
+        .map(read)
+        .transpose()
 }
 
 fn read(row: &Row) -> Result<ProcessedEvent, StoreError> {

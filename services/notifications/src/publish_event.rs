@@ -5,12 +5,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use contracts::NotificationRequested;
-use posthaste::idempotency::StoredResponse;
 use posthaste::failure::chain;
+use posthaste::idempotency::StoredResponse;
 use posthaste::publish::PublishError;
 use posthaste::{Message, MessageId, outbox};
-use posthaste_host::http::{ApiError, ApiJsonRaw, FieldError, IdempotencyKey, Validate, idempotent};
 use posthaste_host::ServiceContext;
+use posthaste_host::http::{ApiError, ApiJsonRaw, FieldError, IdempotencyKey, Validate, idempotent};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -42,7 +42,11 @@ pub(crate) struct PublishEvent {
 impl Validate for PublishEvent {
     fn validate(&self, errors: &mut Vec<FieldError>) {
         let broken = NotificationRequested::broken_rules(&self.event_type, &self.message, self.payload.as_ref());
-        errors.extend(broken.into_iter().map(|(member, rule)| FieldError::new(format!("/{member}"), "value", rule)));
+        errors.extend(
+            broken
+                .into_iter()
+                .map(|(member, rule)| FieldError::new(format!("/{member}"), "value", rule)),
+        );
         // Clients that leave their id unset all mean another event by the same one.
         if self.event_id.is_some_and(|id| id.is_nil()) {
             errors.push(FieldError::new("/event_id", "value", "must not be the nil UUID"));
@@ -85,26 +89,52 @@ pub(crate) async fn publish_event(
     ApiJsonRaw(request, bytes): ApiJsonRaw<PublishEvent, 400>,
 ) -> Result<Response, ApiError> {
     let message = message(request)?;
-    let answer = Published { message: "Event published successfully", event_id: message.id.0 };
+    let answer = Published {
+        message: "Event published successfully",
+        event_id: message.id.0,
+    };
     if key.is_none() {
-        context.publisher.publish(message).await.map_err(|error| refused(&error))?;
+        context
+            .publisher
+            .publish(message)
+            .await
+            .map_err(|error| refused(&error))?;
         return Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response());
     }
     let service = context.name;
-    let answer =
-        StoredResponse { status: 202, body: serde_json::to_vec(&answer).map_err(|error| unwritable(&error))? };
-    idempotent(&context.store, "notifications POST /api/events", key.as_ref(), &bytes, |tx| {
-        Box::pin(async move {
-            outbox::append(tx, service, message).await?;
-            Ok(answer)
-        })
-    })
+    let answer = StoredResponse {
+        status: 202,
+        body: serde_json::to_vec(&answer).map_err(|error| unwritable(&error))?,
+    };
+    idempotent(
+        &context.store,
+        "notifications POST /api/events",
+        key.as_ref(),
+        &bytes,
+        |tx| {
+            Box::pin(async move {
+                outbox::append(tx, service, message).await?;
+                Ok(answer)
+            })
+        },
+    )
     .await
 }
 
 fn message(request: PublishEvent) -> Result<Message, ApiError> {
-    let PublishEvent { user_id, event_type, message, payload, event_id } = request;
-    let event = NotificationRequested { user_id, event_type, message, payload };
+    let PublishEvent {
+        user_id,
+        event_type,
+        message,
+        payload,
+        event_id,
+    } = request;
+    let event = NotificationRequested {
+        user_id,
+        event_type,
+        message,
+        payload,
+    };
     let mut message = Message::of(&event).map_err(|error| unwritable(&error))?;
     if let Some(id) = event_id {
         message.id = MessageId(id);

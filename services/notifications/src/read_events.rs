@@ -70,10 +70,16 @@ pub(crate) async fn list_events(
     let limit = query.limit.unwrap_or(LIMIT);
     // Checked above: an unreadable one does not come here.
     let after = query.cursor.and_then(|text| text.parse().ok());
-    let filter = Filter { user_id: query.user_id, event_type: query.event_type, after };
+    let filter = Filter {
+        user_id: query.user_id,
+        event_type: query.event_type,
+        after,
+    };
     let mut items = processed_events_repository::list(&context.store, filter, limit + 1).await?;
-    let next_cursor =
-        KeysetCursor::cut(&mut items, limit as usize, |event| KeysetCursor { time: event.created_at, id: event.id });
+    let next_cursor = KeysetCursor::cut(&mut items, limit as usize, |event| KeysetCursor {
+        time: event.created_at,
+        id: event.id,
+    });
     Ok(Json(EventsPage { items, next_cursor }))
 }
 
@@ -96,6 +102,8 @@ pub(crate) async fn read_event(
 ) -> Result<Json<ProcessedEvent>, ApiError> {
     match processed_events_repository::find(&context.store, id).await? {
         Some(event) => Ok(Json(event)),
-        None => Err(ApiError::not_found("there is no event with this id, or it is not processed yet")),
+        None => Err(ApiError::not_found(
+            "there is no event with this id, or it is not processed yet",
+        )),
     }
 }

@@ -51,13 +51,22 @@ async fn bytes_that_are_no_event_become_dead_letters_and_cost_only_themselves(da
     }
     count_is(&service, "processed_events", poison.len() as i64).await?;
     let letters = wait_until("the dead letters", LIMIT, || async {
-        let letters = dead_letter::list(service.store(), &Selection::default(), 100).await.ok()?;
+        let letters = dead_letter::list(service.store(), &Selection::default(), 100)
+            .await
+            .ok()?;
         (letters.len() == poison.len()).then_some(letters)
     })
     .await?;
     for bytes in poison {
-        let letter = letters.iter().find(|letter| letter.message.body == bytes).context("its bytes are kept")?;
-        assert!(letter.error.starts_with("the body breaks the contract"), "{}", letter.error);
+        let letter = letters
+            .iter()
+            .find(|letter| letter.message.body == bytes)
+            .context("its bytes are kept")?;
+        assert!(
+            letter.error.starts_with("the body breaks the contract"),
+            "{}",
+            letter.error
+        );
         assert_eq!(letter.attempts, 0, "dead at once: {}", letter.error);
     }
     service.queue_is_empty().await?;
@@ -79,12 +88,19 @@ async fn the_database_refusing_a_row_delays_only_that_row(database: TestDatabase
     let service = RunningService::start(notifications::service(), &database).await?;
     service.refuse_rows("processed_events", "message", "not yet").await?;
     for n in 0..5 {
-        let text = if n == 2 { "not yet".to_owned() } else { format!("number {n}") };
+        let text = if n == 2 {
+            "not yet".to_owned()
+        } else {
+            format!("number {n}")
+        };
         let event = json!({"user_id": USER, "event_type": "t", "message": text});
         assert_eq!(service.post("/api/events", &event).await?.status, 202);
     }
     count_is(&service, "processed_events", 4).await?;
-    let parked = service.store().query("SELECT error FROM inbox_messages WHERE status = 'parked'", vec![]).await?;
+    let parked = service
+        .store()
+        .query("SELECT error FROM inbox_messages WHERE status = 'parked'", vec![])
+        .await?;
     assert_eq!(parked.len(), 1, "the refused one waits");
     service.accept_rows("processed_events").await?;
     count_is(&service, "processed_events", 5).await?;
@@ -123,7 +139,12 @@ async fn events_of_other_services_are_recorded_for_their_user(database: TestData
     ];
     // As another service in this database would publish them.
     let mut tx = service.store().begin().await?;
-    outbox::append_all(&mut tx, "notifications", messages.into_iter().map(|message| (message, None)).collect()).await?;
+    outbox::append_all(
+        &mut tx,
+        "notifications",
+        messages.into_iter().map(|message| (message, None)).collect(),
+    )
+    .await?;
     tx.commit().await?;
     count_is(&service, "processed_events", 5).await?;
 
@@ -147,7 +168,10 @@ async fn events_of_other_services_are_recorded_for_their_user(database: TestData
     assert_eq!(nobody.body["items"][0]["payload"]["orderId"], "order-3");
     let all = service.get("/api/events").await?;
     let by_name = all.body["items"].as_array().and_then(|items| {
-        items.iter().find(|item| item["payload"]["userId"] == "user-456").cloned()
+        items
+            .iter()
+            .find(|item| item["payload"]["userId"] == "user-456")
+            .cloned()
     });
     let by_name: Value = by_name.context("the order of a user without UUID")?;
     assert_ne!(by_name["user_id"], Uuid::nil().to_string(), "it has a UUID of its own");

@@ -126,13 +126,20 @@ async fn lists_newest_first_by_user_and_type_in_pages(database: TestDatabase) ->
     sent.reverse();
     let ids = |reply: &Reply| -> Vec<String> {
         let items = reply.body["items"].as_array().cloned().unwrap_or_default();
-        items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned)).collect()
+        items
+            .iter()
+            .filter_map(|item| item["id"].as_str().map(str::to_owned))
+            .collect()
     };
 
     let all = service.get("/api/events").await?;
     assert_eq!(all.status, 200, "{all:?}");
     assert_eq!((ids(&all), &all.body["next_cursor"]), (sent.clone(), &Value::Null));
-    assert_eq!(all.body["items"][0]["payload"], Value::Null, "an absent payload is null");
+    assert_eq!(
+        all.body["items"][0]["payload"],
+        Value::Null,
+        "an absent payload is null"
+    );
 
     let mut paged = Vec::new();
     let mut path = "/api/events?limit=3".to_owned();
@@ -147,11 +154,16 @@ async fn lists_newest_first_by_user_and_type_in_pages(database: TestDatabase) ->
     }
     assert_eq!(paged, sent);
 
-    let of_user = service.get(&format!("/api/events?user_id={USER}&event_type=second")).await?;
+    let of_user = service
+        .get(&format!("/api/events?user_id={USER}&event_type=second"))
+        .await?;
     assert_eq!(ids(&of_user), [sent[0].clone(), sent[2].clone()]);
     let slashed = service.get("/api/events/?limit=1").await?;
     assert_eq!((slashed.status, ids(&slashed)), (200, vec![sent[0].clone()]));
-    let nulls = service.store().query("SELECT id FROM processed_events WHERE payload IS NULL", vec![]).await?;
+    let nulls = service
+        .store()
+        .query("SELECT id FROM processed_events WHERE payload IS NULL", vec![])
+        .await?;
     assert_eq!(nulls.len(), 7, "an absent payload is SQL NULL");
     service.stop().await
 }

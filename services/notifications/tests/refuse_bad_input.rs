@@ -51,21 +51,37 @@ fn invalid() -> Vec<(&'static str, Vec<u8>)> {
         ("payload has U+0000", with("payload", json!({"a": [{"b": "\0"}]}))),
         ("payload's key has U+0000", with("payload", json!({"a\0": 1}))),
         ("id is no UUID", with("event_id", json!("17"))),
-        ("id is nil", with("event_id", json!("00000000-0000-0000-0000-000000000000"))),
+        (
+            "id is nil",
+            with("event_id", json!("00000000-0000-0000-0000-000000000000")),
+        ),
         ("an unknown member", with("user", json!("x"))),
         ("a key twice", raw(r#","message":"n""#)),
         ("a key twice inside", raw(r#","payload":{"a":1,"a":2}"#)),
-        ("too deep", raw(&format!(r#","payload":{{"a":{}1{}}}"#, "[".repeat(200), "]".repeat(200)))),
+        (
+            "too deep",
+            raw(&format!(
+                r#","payload":{{"a":{}1{}}}"#,
+                "[".repeat(200),
+                "]".repeat(200)
+            )),
+        ),
         ("a number without end", raw(r#","payload":{"a":1e999}"#)),
         ("a lone surrogate", raw(r#","payload":{"a":"\ud800"}"#)),
-        ("an array of the values", format!(r#"["{USER}","t","m",null,null]"#).into_bytes()),
+        (
+            "an array of the values",
+            format!(r#"["{USER}","t","m",null,null]"#).into_bytes(),
+        ),
         ("a list of events", [b"[".to_vec(), raw(""), b"]".to_vec()].concat()),
         ("null", b"null".to_vec()),
         ("a text", b"\"text\"".to_vec()),
         ("nothing", Vec::new()),
         ("half of it", raw("")[..20].to_vec()),
         ("something behind it", [raw(""), b"x".to_vec()].concat()),
-        ("no UTF-8", [b"{\"message\":\"".to_vec(), vec![0xff, 0xfe], b"\"}".to_vec()].concat()),
+        (
+            "no UTF-8",
+            [b"{\"message\":\"".to_vec(), vec![0xff, 0xfe], b"\"}".to_vec()].concat(),
+        ),
         ("single quotes", b"{'message':'m'}".to_vec()),
     ]
 }
@@ -80,13 +96,17 @@ async fn bad_bodies_are_refused_and_leave_nothing(database: TestDatabase) -> Res
         assert_eq!(reply.body["status"], 400, "{what}: {reply:?}");
         assert!(reply.body["correlation_id"].is_string(), "{what}: {reply:?}");
     }
-    let wrong = service.send("POST", "/api/events", &[json], with("event_type", json!(""))).await?;
+    let wrong = service
+        .send("POST", "/api/events", &[json], with("event_type", json!("")))
+        .await?;
     assert!(wrong.body["errors"].to_string().contains("event_type"), "{wrong:?}");
 
     let huge = with("payload", json!({"a": "x".repeat(300_000)}));
     assert_eq!(service.send("POST", "/api/events", &[json], huge).await?.status, 413);
     for media_type in ["text/plain", "application/x-www-form-urlencoded", "application/xml"] {
-        let reply = service.send("POST", "/api/events", &[("Content-Type", media_type)], raw("")).await?;
+        let reply = service
+            .send("POST", "/api/events", &[("Content-Type", media_type)], raw(""))
+            .await?;
         assert_eq!(reply.status, 415, "{media_type}: {reply:?}");
     }
     assert_eq!(service.send("POST", "/api/events", &[], raw("")).await?.status, 415);
