@@ -47,7 +47,9 @@ impl FromStr for KeysetCursor {
             return Err(NoCursor);
         }
         let (micros, id) = text.split_at(16);
-        let micros = u64::from_str_radix(micros, 16).map_err(|_malformed| NoCursor)?.cast_signed();
+        let micros = u64::from_str_radix(micros, 16)
+            .map_err(|_malformed| NoCursor)?
+            .cast_signed();
         let time = DateTime::from_timestamp_micros(micros).ok_or(NoCursor)?;
         let id = Uuid::from_str(id).map_err(|_malformed| NoCursor)?;
         Ok(Self { time, id })

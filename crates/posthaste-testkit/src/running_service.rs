@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use posthaste::store::Dialect;
 use posthaste::{Store, StoreOptions};
-use posthaste_host::Service;
+use posthaste_host::{Config, Host, RunningHost, Service, Sources};
 use serde_json::Value;
+use tokio::net::TcpListener;
 
 use crate::{TestDatabase, wait_until};
 
@@ -15,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// One service with all its roles on `sql:`, in this process.
 pub struct RunningService {
-    host: Host,
+    host: RunningHost,
     url: String,
     client: reqwest::Client,
     store: Store,
@@ -54,13 +55,20 @@ impl RunningService {
     /// # Errors
     /// When it does not start.
     pub async fn start_with(service: Service, database: &TestDatabase, settings: &[(&str, &str)]) -> Result<Self> {
-        let host = Host::start(service, database.url(), settings).await?;
+        let own = [("DATABASE_URL", database.url())];
+        let variables = own.iter().chain(settings);
+        let variables = variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let mut config = Config::load(Sources::new().environment(variables), &[service.name])?;
+        config.migrate = true;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let host = Host::start(&[service], &config, listener).await?;
         // A store of the test's own: it sees what any other client of the database sees.
         let store = Store::open(database.url(), StoreOptions::default())?;
         let client = reqwest::Client::builder().timeout(LIMIT).build()?;
+        let url = format!("http://{}", host.addr);
         Ok(Self {
-            url: host.url(),
             host,
+            url,
             client,
             store,
         })
@@ -72,7 +80,8 @@ impl RunningService {
     /// When it does not stop in time.
     pub async fn stop(self) -> Result<()> {
         self.store.close().await;
-        self.host.stop().await
+        let stopped = tokio::time::timeout(LIMIT, self.host.stop()).await;
+        stopped.context("the service did not stop in time")
     }
 
     /// Its database, through connections of the test's own.

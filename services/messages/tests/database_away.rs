@@ -38,11 +38,18 @@ async fn a_database_that_went_away_is_told_and_used_again() -> Result<()> {
     }
     server.start().await?;
     let after = wait_until("a message to be taken", LIMIT, || async {
-        let reply = service.post_with(SEND, &message, &[("Idempotency-Key", "k")]).await.ok()?;
+        let reply = service
+            .post_with(SEND, &message, &[("Idempotency-Key", "k")])
+            .await
+            .ok()?;
         (reply.status == 200).then_some(reply)
     })
     .await?;
-    assert_eq!(after.header("idempotent-replayed"), None, "the refused one has left nothing");
+    assert_eq!(
+        after.header("idempotent-replayed"),
+        None,
+        "the refused one has left nothing"
+    );
     stored(&service, &after.body).await?;
     assert_eq!(service.count("messages").await?, 2);
     service.stop().await

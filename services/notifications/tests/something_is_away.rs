@@ -30,7 +30,9 @@ async fn while_the_transport_is_away_the_outbox_takes_the_event(database: TestDa
     store
         .execute("ALTER TABLE queue_messages RENAME TO queue_messages_away", vec![])
         .await?;
-    let waiting = service.post("/api/events", &event("while the transport is away")).await?;
+    let waiting = service
+        .post("/api/events", &event("while the transport is away"))
+        .await?;
     assert_eq!(waiting.status, 202, "{waiting:?}");
     assert_eq!(service.count("outbox_messages").await?, 1);
 
