@@ -50,10 +50,12 @@ pub(crate) struct Messages {
 
 fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
     let outbox = context.settings.is_on("KAFKA_ENABLE_OUTBOX", true)?;
-    let group = context
-        .settings
-        .get("KAFKA_CONSUMER_GROUP")
-        .unwrap_or_else(|| GROUP.to_owned());
+    let group = context.settings.get("KAFKA_CONSUMER_GROUP").unwrap_or_default();
+    // It is a column of the inbox.
+    if !(1..=128).contains(&group.chars().count()) {
+        let reason = format!("KAFKA_CONSUMER_GROUP={group}: must have 1 to 128 characters");
+        return Err(ConfigError::refused(reason));
+    }
     let messages = Messages {
         context: context.clone(),
         outbox,
@@ -73,8 +75,6 @@ fn routes(messages: Messages) -> OpenApiRouter {
         .layer(Extension(BodyLimit(send_message::BODY_BYTES)))
         .with_state(messages)
 }
-
-const GROUP: &str = "user-management-api-group";
 
 /// A consumer group is one reader of everything: its name is the inbox's.
 fn stored(group: &str) -> Subscription {

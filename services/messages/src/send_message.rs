@@ -121,7 +121,7 @@ impl Request for SendMessage {
 
 impl Answer<SendMessage> for Messages {
     async fn answer(&self, SendMessage { message, key, bytes }: SendMessage) -> Result<Response, ApiError> {
-        let (message, answer) = self.event(message).map_err(|error| unwritable(&error))?;
+        let (message, answer) = self.event(message)?;
         // The key's row needs a transaction anyway: with a key it is always the outbox.
         if !self.outbox && key.is_none() {
             self.context
@@ -132,7 +132,7 @@ impl Answer<SendMessage> for Messages {
             return Ok((StatusCode::OK, axum::Json(answer)).into_response());
         }
         let service = self.context.name;
-        let body = serde_json::to_vec(&answer).map_err(|error| unwritable(&error))?;
+        let body = serde_json::to_vec(&answer)?;
         idempotent(
             &self.context.store,
             "messages POST /api/v1/messages/send",
@@ -191,10 +191,4 @@ impl Messages {
 fn refused(error: &PublishError) -> ApiError {
     tracing::warn!(error = chain(error), "a message was not taken");
     ApiError::unavailable("Neither the transport nor the database can take the message now.")
-}
-
-/// What was just read from JSON always has a JSON form.
-fn unwritable(error: &serde_json::Error) -> ApiError {
-    tracing::error!(%error, "a message cannot be written as JSON");
-    ApiError::of(StatusCode::INTERNAL_SERVER_ERROR)
 }

@@ -104,7 +104,7 @@ pub(crate) async fn publish_event(
     let service = context.name;
     let answer = StoredResponse {
         status: 202,
-        body: serde_json::to_vec(&answer).map_err(|error| unwritable(&error))?,
+        body: serde_json::to_vec(&answer)?,
     };
     idempotent(
         &context.store,
@@ -135,7 +135,7 @@ fn message(request: PublishEvent) -> Result<Message, ApiError> {
         message,
         payload,
     };
-    let mut message = Message::of(&event).map_err(|error| unwritable(&error))?;
+    let mut message = Message::of(&event)?;
     if let Some(id) = event_id {
         message.id = MessageId(id);
     }
@@ -145,10 +145,4 @@ fn message(request: PublishEvent) -> Result<Message, ApiError> {
 fn refused(error: &PublishError) -> ApiError {
     tracing::warn!(error = chain(error), "an event was not taken");
     ApiError::unavailable("Neither the transport nor the database can take the event now.")
-}
-
-/// What was just read from JSON always has a JSON form.
-fn unwritable(error: &serde_json::Error) -> ApiError {
-    tracing::error!(%error, "an event cannot be written as JSON");
-    ApiError::of(StatusCode::INTERNAL_SERVER_ERROR)
 }
