@@ -1,0 +1,101 @@
+//! The measured processes as children.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+/// A running server; killed when dropped.
+pub struct Running {
+    child: Child,
+    /// Where it listens.
+    pub port: u16,
+    /// From the start of the process until `/readyz` answered 200.
+    pub started_in: Duration,
+}
+
+impl Running {
+    /// Starts `binary` with `arguments` (`PORT` in them becomes a free port) and `DATABASE_URL`.
+    ///
+    /// # Errors
+    /// When it does not start or is not ready in 30 s.
+    pub async fn start(binary: &Path, arguments: &[&str], database: &str, folder: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let start = Instant::now();
+        let child = Command::new(binary)
+            .args(arguments.iter().map(|word| word.replace("PORT", &port.to_string())))
+            .current_dir(folder)
+            .env_clear()
+            .env("PORT", port.to_string())
+            .env("DATABASE_URL", database)
+            .env("LOG_LEVEL", "error")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} does not start", binary.display()))?;
+        while !ready(port).await {
+            if start.elapsed() > Duration::from_secs(30) {
+                bail!("{} is not ready in 30 s", binary.display());
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        let started_in = start.elapsed();
+        Ok(Self {
+            child,
+            port,
+            started_in,
+        })
+    }
+
+    /// Resident memory in MB.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn resident(&self) -> Result<f64> {
+        let id = self.child.id().context("the process has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next());
+        Ok(kilobytes.context("no VmRSS")?.parse::<f64>()? / 1024.0)
+    }
+
+    /// Ends it in good order.
+    ///
+    /// # Errors
+    /// When it does not end in 20 s.
+    pub async fn stop(mut self) -> Result<()> {
+        let id = self.child.id().context("the process has ended")?.to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status().await?;
+        ensure!(sent.success(), "cannot signal the process");
+        timeout(Duration::from_secs(20), self.child.wait())
+            .await
+            .context("does not stop")??;
+        Ok(())
+    }
+}
+
+async fn ready(port: u16) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            .await?;
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await?;
+        Ok::<_, std::io::Error>(start == *b"HTTP/1.1 200")
+    };
+    matches!(timeout(Duration::from_secs(2), ask).await, Ok(Ok(true)))
+}
+
+/// A port that was free a moment ago, below the range that outgoing connections use.
+fn free_port() -> Result<u16> {
+    (26_000..32_000)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .context("no free port")
+}
