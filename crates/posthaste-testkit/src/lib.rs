@@ -2,6 +2,7 @@
 //!
 //! A development dependency only. A server that is missing is an error that says what to install, never a skip.
 
+pub mod conformance;
 pub mod explorer;
 mod running_service;
 pub mod servers;

@@ -1,9 +1,10 @@
-//! The correlation id of the running task.
+//! The correlation id of the running task, and the trace context it was called with.
 
 use std::future::Future;
 
 tokio::task_local! {
     static CURRENT: String;
+    static TRACEPARENT: String;
 }
 
 /// Runs `work` with `id` as its correlation id: messages published and lines logged inside carry it.
@@ -14,6 +15,17 @@ pub async fn scope<F: Future>(id: String, work: F) -> F::Output {
 /// The correlation id of the running task, if it has one.
 pub fn current() -> Option<String> {
     CURRENT.try_with(Clone::clone).ok()
+}
+
+/// Runs `work` with the W3C `traceparent` of its caller: where no tracer is installed, messages pass it
+/// on as it came.
+pub async fn traced<F: Future>(traceparent: String, work: F) -> F::Output {
+    TRACEPARENT.scope(traceparent, work).await
+}
+
+/// The `traceparent` that the running task was called with.
+pub fn traceparent() -> Option<String> {
+    TRACEPARENT.try_with(Clone::clone).ok()
 }
 
 /// Whether a client's id may be taken over: `[A-Za-z0-9._-]{1,128}`.

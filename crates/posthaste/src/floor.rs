@@ -5,10 +5,16 @@
 //! because numbers are taken before they commit. The floor rises only to numbers below which nothing
 //! can appear any more: those read in a snapshot that a later snapshot proves complete.
 
+use std::time::{Duration, Instant};
+
+/// An idle reader starts from the beginning this often, for rows that a person has put back.
+const SWEEP: Duration = Duration::from_secs(5);
+
 /// A number below which no row of this reader will appear or is left.
 #[derive(Debug, Default)]
 pub(crate) struct Floor {
     at: i64,
+    swept: Option<Instant>,
     /// Rows up to the first number were read while transactions below the second could still run.
     candidate: Option<(i64, i64)>,
     /// Read but not yet settled.
@@ -41,9 +47,20 @@ impl Floor {
         }
     }
 
+    /// Nothing was found above the floor.
+    pub fn idle(&mut self) {
+        if self.swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+            self.reset();
+            self.swept = Some(Instant::now());
+        }
+    }
+
     /// Something read was not settled, or rows of further partitions are now wanted.
     pub fn reset(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            swept: self.swept,
+            ..Self::default()
+        };
     }
 }
 

@@ -83,8 +83,14 @@ async fn call(
     let mut cx = Cx::new(tx, first.clone(), &subscription.name, attempt, published);
     let work = subscription.handler.handle(items, &mut cx).instrument(span);
     let work = AssertUnwindSafe(tokio::time::timeout(subscription.deadline, work)).catch_unwind();
-    let outcome = match &first.correlation_id {
-        Some(id) => correlation::scope(id.clone(), work).await,
+    let work = async {
+        match &first.correlation_id {
+            Some(id) => correlation::scope(id.clone(), work).await,
+            None => work.await,
+        }
+    };
+    let outcome = match &first.traceparent {
+        Some(traceparent) => correlation::traced(traceparent.clone(), work).await,
         None => work.await,
     };
     metrics::histogram!(metric::PROCESS, "messaging_destination_name" => subscription.queue.clone())

@@ -204,6 +204,7 @@ impl Relay {
                 Step::Moved
             });
         }
+        self.floor.idle();
         if self.next_due.is_none() {
             let wait = outbox::next_due(&self.store, &self.service).await?;
             self.next_due = wait.map(|wait| Instant::now() + Duration::from_secs_f64(wait.clamp(0.0, 3600.0)));

@@ -59,9 +59,10 @@ pub mod metric {
     pub const IDEMPOTENCY: &str = "posthaste_idempotency_requests_total";
 }
 
-/// The `traceparent` of the running span; `None` where no tracer is installed.
+/// The `traceparent` of the running span; where no tracer is installed, the one that came with the
+/// request or message in hand.
 pub fn current_traceparent() -> Option<String> {
-    traceparent_of(&Span::current())
+    traceparent_of(&Span::current()).or_else(crate::correlation::traceparent)
 }
 
 /// The `traceparent` of `span`.

@@ -76,9 +76,23 @@ where
         let exchange = Exchange::begin(&request);
         let span = exchange.span(request.headers());
         let correlation = exchange.correlation.clone();
+        let traceparent = traceparent(request.headers()).map(str::to_owned);
         let inner = self.inner.call(request);
-        Box::pin(correlation::scope(correlation, exchange.run(inner).instrument(span)))
+        let work = correlation::scope(correlation, exchange.run(inner).instrument(span));
+        match traceparent {
+            Some(traceparent) => Box::pin(correlation::traced(traceparent, work)),
+            None => Box::pin(work),
+        }
     }
+}
+
+/// A well-formed W3C `traceparent` (version 00: four fields of lower-case hex); anything else is as none.
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let fields: Vec<&str> = text.split('-').collect();
+    let hex = |field: &str| field.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let lengths: Vec<usize> = fields.iter().map(|field| field.len()).collect();
+    (lengths == [2, 32, 16, 2] && fields.iter().all(|field| hex(field))).then_some(text)
 }
 
 struct Exchange {
@@ -124,7 +138,7 @@ impl Exchange {
             correlation_id = self.correlation,
         );
         if !span.is_disabled()
-            && let Some(parent) = headers.get("traceparent").and_then(|value| value.to_str().ok())
+            && let Some(parent) = traceparent(headers)
         {
             telemetry::continue_trace(&span, parent);
         }

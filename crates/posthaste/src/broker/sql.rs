@@ -132,6 +132,7 @@ impl SqlReceiver {
                     return Ok(rows.into_iter().map(|(_, delivery)| delivery).collect());
                 }
                 self.suspects.clear();
+                self.floor.idle();
             }
             tokio::select! {
                 changed = self.arrived.changed() => ended(changed)?,

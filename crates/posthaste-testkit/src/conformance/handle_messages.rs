@@ -1,0 +1,419 @@
+//! The engine end to end on a database and its `sql:` transport.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use posthaste::dead_letter::{self, Selection};
+use posthaste::store::{Migration, Sql};
+use posthaste::{
+    Broker, CORE_MIGRATIONS, Cx, Engine, EngineConfig, Event, Failure, Handle, Handled, Message, RetryPolicy, Roles,
+    Store, StoreOptions, Subscription, Tuning, outbox,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const SERVICE: &str = "suite";
+const NAME: &str = "suite.work";
+
+/// What the handler is to do with it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Work {
+    key: String,
+    n: i64,
+    act: Act,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Act {
+    Succeed,
+    FailTwice,
+    AlwaysFail,
+    Reject,
+    Panic,
+    NeverReturn,
+    Later,
+}
+
+impl Event for Work {
+    const TYPE: &'static str = "work";
+    const TOPIC: &'static str = "work";
+
+    fn key(&self) -> Option<String> {
+        Some(self.key.clone())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("told to fail")]
+struct Told;
+
+struct Worker {
+    calls: AtomicU32,
+}
+
+impl Handle<Work> for Worker {
+    async fn handle(&self, work: Work, cx: &mut Cx<'_>) -> Handled {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        // Not idempotent on purpose: a second effect shows.
+        let values = vec![work.key.as_str().into(), work.n.into()];
+        cx.tx()
+            .execute("INSERT INTO effects (message_key, n) VALUES ($1, $2)", values)
+            .await?;
+        match work.act {
+            Act::FailTwice if cx.attempt() <= 2 => Err(Told.into()),
+            Act::Succeed | Act::FailTwice => Ok(()),
+            Act::AlwaysFail => Err(Told.into()),
+            Act::Reject => Err(Failure::Reject("not wanted".to_owned())),
+            Act::Panic => panic!("told to panic"),
+            Act::NeverReturn => std::future::pending().await,
+            Act::Later if cx.message().time > posthaste::message::now() - chrono::Duration::milliseconds(300) => {
+                Err(Failure::Later(Duration::from_millis(400)))
+            }
+            Act::Later => Ok(()),
+        }
+    }
+}
+
+const EFFECTS: Migration = Migration {
+    version: 1,
+    name: "effects",
+    up: Sql {
+        postgres: "CREATE TABLE effects (seq BIGSERIAL PRIMARY KEY, message_key TEXT, n BIGINT)",
+        sqlite: "CREATE TABLE effects (seq INTEGER PRIMARY KEY AUTOINCREMENT, message_key TEXT, n INTEGER)",
+    },
+    down: Sql {
+        postgres: "DROP TABLE effects",
+        sqlite: "DROP TABLE effects",
+    },
+};
+
+struct Suite {
+    store: Store,
+    broker: Broker,
+}
+
+impl Suite {
+    async fn open(url: &str) -> Result<Self> {
+        let store = Store::open(url, StoreOptions::default())?;
+        store.migrate_up("core", CORE_MIGRATIONS).await?;
+        store.migrate_up("suite", &[EFFECTS]).await?;
+        let broker = Broker::open("sql:", &store)?;
+        Ok(Self { store, broker })
+    }
+
+    fn subscription(ordered: bool) -> Subscription {
+        let mut subscription = Subscription::new::<Work, _>(
+            NAME,
+            Work::TOPIC,
+            Worker {
+                calls: AtomicU32::new(0),
+            },
+        );
+        subscription.ordered = ordered;
+        subscription.deadline = Duration::from_millis(300);
+        subscription.retry = RetryPolicy {
+            attempts: 3,
+            immediate: 1,
+            first_delay: Duration::from_millis(50),
+            max_delay: Duration::from_millis(100),
+        };
+        subscription
+    }
+
+    fn start(&self, ordered: bool) -> Engine {
+        Engine::start(EngineConfig {
+            service: SERVICE.to_owned(),
+            store: self.store.clone(),
+            broker: self.broker.clone(),
+            subscriptions: vec![Self::subscription(ordered)],
+            roles: Roles {
+                worker: true,
+                relay: true,
+            },
+            tuning: Tuning {
+                lease: Duration::from_secs(2),
+                ..Tuning::default()
+            },
+        })
+    }
+
+    async fn append(&self, works: &[Work]) -> Result<Vec<Message>> {
+        let mut tx = self.store.begin().await?;
+        let messages: Vec<Message> = works.iter().map(Message::of).collect::<Result<_, _>>()?;
+        outbox::append_all(
+            &mut tx,
+            SERVICE,
+            messages.iter().map(|message| (message.clone(), None)).collect(),
+        )
+        .await?;
+        tx.commit().await?;
+        Ok(messages)
+    }
+
+    async fn count(&self, sql: &str) -> Result<i64> {
+        Ok(self.store.query(sql, vec![]).await?[0].get("n")?)
+    }
+
+    /// Waits until the outbox, the queue and the parked rows are gone.
+    async fn quiet(&self) -> Result<()> {
+        let sql = "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') + (SELECT COUNT(*) FROM queue_messages) \
+            + (SELECT COUNT(*) FROM inbox_messages WHERE status = 'parked') AS n";
+        wait_until("an empty outbox, queue and inbox", LIMIT, || async {
+            (self.count(sql).await.ok()? == 0).then_some(())
+        })
+        .await
+    }
+
+    async fn effects(&self, key: &str) -> Result<Vec<i64>> {
+        let rows = self
+            .store
+            .query(
+                "SELECT n FROM effects WHERE message_key = $1 ORDER BY seq",
+                vec![key.into()],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| row.get("n")).collect::<Result<_, _>>()?)
+    }
+}
+
+fn work(key: &str, n: i64, act: Act) -> Work {
+    Work {
+        key: key.to_owned(),
+        n,
+        act,
+    }
+}
+
+/// Duplicates, in one batch and later, have one effect.
+///
+/// # Errors
+/// When they have not.
+pub async fn duplicates_have_one_effect(url: &str) -> Result<()> {
+    let suite = Suite::open(url).await?;
+    let message = Message::of(&work("a", 1, Act::Succeed))?;
+    let confirmed = suite
+        .broker
+        .publish(vec![message.clone(), message.clone(), message.clone()])
+        .await;
+    ensure!(confirmed.iter().all(Result::is_ok), "{confirmed:?}");
+    let engine = suite.start(false);
+    suite.quiet().await?;
+    ensure!(suite.broker.publish(vec![message]).await[0].is_ok(), "not confirmed");
+    suite.quiet().await?;
+    ensure!(
+        suite.effects("a").await? == [1],
+        "effects {:?}",
+        suite.effects("a").await?
+    );
+    engine.stop(LIMIT).await;
+    Ok(())
+}
+
+/// Whatever a message does to its handler, it ends as its kind has to, the others of its batch are
+/// handled, and no failed attempt leaves an effect.
+///
+/// # Errors
+/// When one does not.
+pub async fn poison_costs_only_itself(url: &str) -> Result<()> {
+    let suite = Suite::open(url).await?;
+    let acts = [
+        Act::AlwaysFail,
+        Act::Reject,
+        Act::Panic,
+        Act::NeverReturn,
+        Act::Later,
+        Act::FailTwice,
+    ];
+    let mut works: Vec<Work> = (0..60).map(|n| work("good", n, Act::Succeed)).collect();
+    for (n, act) in acts.iter().enumerate() {
+        works.insert(10 * n + 5, work(&format!("{act:?}"), 1, *act));
+    }
+    suite.append(&works).await?;
+    let engine = suite.start(false);
+    suite.quiet().await?;
+    engine.stop(LIMIT).await;
+    ensure!(
+        suite.effects("good").await?.len() == 60,
+        "{} good ones handled",
+        suite.effects("good").await?.len()
+    );
+    for (act, effects, cause) in [
+        (Act::AlwaysFail, 0, Some((3, "told to fail"))),
+        (Act::Reject, 0, Some((1, "not wanted"))),
+        (Act::Panic, 0, Some((3, "the handler panicked: told to panic"))),
+        (
+            Act::NeverReturn,
+            0,
+            Some((3, "the handler did not finish within 300ms")),
+        ),
+        (Act::Later, 1, None),
+        (Act::FailTwice, 1, None),
+    ] {
+        let key = format!("{act:?}");
+        ensure!(
+            suite.effects(&key).await?.len() == effects,
+            "{key}: {:?}",
+            suite.effects(&key).await?
+        );
+        let dead = dead_letter::list(&suite.store, &Selection::default(), 100).await?;
+        let found = dead.iter().find(|letter| letter.message.key.as_deref() == Some(&key));
+        let found = found.map(|letter| (letter.attempts, letter.error.as_str()));
+        ensure!(found == cause, "{key}: {found:?}");
+    }
+    Ok(())
+}
+
+/// Bytes that are no JSON, written by a stranger without id or headers, are dead at the first attempt
+/// as they came; one that has expired is dead with that cause.
+///
+/// # Errors
+/// When they are not.
+pub async fn undecodable_is_dead_as_it_came(url: &str) -> Result<()> {
+    let suite = Suite::open(url).await?;
+    let insert = "INSERT INTO queue_messages (topic, body) VALUES ('work', $1)";
+    for body in [
+        b"\xff\x00 no json".to_vec(),
+        br#"{"key":"a","n":"secret","act":"Succeed"}"#.to_vec(),
+    ] {
+        suite.store.execute(insert, vec![body.into()]).await?;
+    }
+    let mut late = Message::of(&work("late", 1, Act::Succeed))?;
+    late.expires_at = Some(posthaste::message::now() - chrono::Duration::seconds(1));
+    late.correlation_id = Some("not acceptable: \u{0}".repeat(50));
+    ensure!(suite.broker.publish(vec![late]).await[0].is_ok(), "not confirmed");
+    let engine = suite.start(true);
+    suite.quiet().await?;
+    engine.stop(LIMIT).await;
+    let dead = dead_letter::list(&suite.store, &Selection::default(), 100).await?;
+    let find = |text: &str| dead.iter().find(|letter| letter.error.contains(text));
+    ensure!(dead.len() == 3, "{dead:?}");
+    ensure!(
+        find("expected value").is_some_and(|letter| letter.message.body == b"\xff\x00 no json" && letter.attempts == 0),
+        "{dead:?}"
+    );
+    ensure!(
+        find("invalid type").is_some_and(|letter| !letter.error.contains("secret")),
+        "{dead:?}"
+    );
+    ensure!(find("expired").is_some(), "{dead:?}");
+    Ok(())
+}
+
+/// A failed message of an ordered subscription holds back its key, in order, and no other.
+///
+/// # Errors
+/// When order is lost or another key waits.
+pub async fn order_per_key_through_retries(url: &str) -> Result<()> {
+    let suite = Suite::open(url).await?;
+    let mut works = Vec::new();
+    for n in 0..30 {
+        works.push(work("slow", n, if n % 7 == 3 { Act::FailTwice } else { Act::Succeed }));
+        works.push(work("free", n, Act::Succeed));
+    }
+    suite.append(&works).await?;
+    let engine = suite.start(true);
+    suite.quiet().await?;
+    engine.stop(LIMIT).await;
+    let expected: Vec<i64> = (0..30).collect();
+    for key in ["slow", "free"] {
+        ensure!(
+            suite.effects(key).await? == expected,
+            "{key}: {:?}",
+            suite.effects(key).await?
+        );
+    }
+    Ok(())
+}
+
+/// A dead letter can be replayed under its id, replayed edited under a new one, and discarded.
+///
+/// # Errors
+/// When it cannot.
+pub async fn dead_letters_replay_and_discard(url: &str) -> Result<()> {
+    let suite = Suite::open(url).await?;
+    let sent = suite.append(&[work("x", 1, Act::AlwaysFail)]).await?;
+    let engine = suite.start(false);
+    suite.quiet().await?;
+    let all = Selection::default();
+    ensure!(dead_letter::replay(&suite.store, &all).await? == 1, "nothing replayed");
+    suite.quiet().await?;
+    let dead = dead_letter::list(&suite.store, &all, 10).await?;
+    ensure!(
+        dead.len() == 1 && dead[0].message.id == sent[0].id && dead[0].attempts == 3,
+        "{dead:?}"
+    );
+    let body = serde_json::to_vec(&work("x", 2, Act::Succeed))?;
+    let id = dead_letter::replay_edited(&suite.store, &dead[0], body).await?;
+    ensure!(id != sent[0].id, "an edited replay needs an id of its own");
+    suite.quiet().await?;
+    ensure!(suite.effects("x").await? == [2], "{:?}", suite.effects("x").await?);
+    ensure!(
+        dead_letter::discard(&suite.store, &all).await? == 1,
+        "nothing discarded"
+    );
+    ensure!(
+        dead_letter::list(&suite.store, &all, 10).await?.is_empty(),
+        "still there"
+    );
+    engine.stop(LIMIT).await;
+    Ok(())
+}
+
+/// A scheduled message is not handed out before its time, and is then.
+///
+/// # Errors
+/// When it is early or never comes.
+pub async fn scheduled_messages_wait(url: &str) -> Result<()> {
+    let suite = Suite::open(url).await?;
+    let due = posthaste::message::now() + chrono::Duration::milliseconds(1500);
+    let mut tx = suite.store.begin().await?;
+    outbox::append_at(&mut tx, SERVICE, Message::of(&work("timed", 1, Act::Succeed))?, due).await?;
+    tx.commit().await?;
+    let engine = suite.start(false);
+    wait_until("the scheduled message", LIMIT, || async {
+        (suite.effects("timed").await.ok()?.len() == 1).then_some(())
+    })
+    .await?;
+    let late = posthaste::message::now() - due;
+    ensure!(late >= chrono::Duration::zero(), "{late} early");
+    ensure!(late < chrono::Duration::seconds(5), "{late} late");
+    engine.stop(LIMIT).await;
+    Ok(())
+}
+
+/// Three engines with stores of their own share the work; two of them vanish without a word.
+///
+/// # Errors
+/// When an effect is lost or doubled, or order per key is.
+pub async fn survivors_take_over(url: &str) -> Result<()> {
+    let suite = Suite::open(url).await?;
+    let survivor = suite.start(true);
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        let other = Arc::new(Suite::open(url).await?);
+        let engine = other.start(true);
+        others.push((other, engine));
+    }
+    let works = |from: i64| {
+        (from..from + 200)
+            .map(|n| work(&format!("k{}", n % 10), n, Act::Succeed))
+            .collect::<Vec<_>>()
+    };
+    suite.append(&works(0)).await?;
+    suite.quiet().await?;
+    suite.append(&works(200)).await?;
+    drop(others);
+    suite.append(&works(400)).await?;
+    suite.quiet().await?;
+    survivor.stop(LIMIT).await;
+    for key in 0..10 {
+        let effects = suite.effects(&format!("k{key}")).await?;
+        let expected: Vec<i64> = (0..600).filter(|n| n % 10 == key).collect();
+        ensure!(effects == expected, "k{key}: {effects:?}");
+    }
+    Ok(())
+}

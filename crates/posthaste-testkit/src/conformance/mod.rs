@@ -1,0 +1,4 @@
+//! What every store and transport has to do, as functions that tests call once per implementation.
+
+pub mod handle_messages;
+pub mod keep_rows;
