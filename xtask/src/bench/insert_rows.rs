@@ -74,8 +74,12 @@ impl Raw {
 
     async fn execute(&mut self, sql: String) -> Result<()> {
         match self {
-            Self::Postgres(connection) => drop(connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?),
-            Self::Sqlite(connection) => drop(connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?),
+            Self::Postgres(connection) => {
+                connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+            }
+            Self::Sqlite(connection) => {
+                connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+            }
         }
         Ok(())
     }

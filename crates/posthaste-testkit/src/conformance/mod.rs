@@ -2,3 +2,4 @@
 
 pub mod handle_messages;
 pub mod keep_rows;
+mod suite;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sea_orm::{DbErr, RuntimeErr, SqlxSqliteConnector};
-use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection};
 
 use super::postgres::Opened;
 use super::{Class, Dialect, Pools, StoreError, StoreOptions};
@@ -42,6 +42,14 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         .max_connections(1)
         .acquire_timeout(options.acquire)
         .test_before_acquire(false)
+        // On a full disk SQLite rolls back by itself and sqlx goes on counting an open transaction: what
+        // follows on that connection would never commit. The ping lets the worker finish its rollback.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                connection.ping().await?;
+                Ok(!connection.is_in_transaction())
+            })
+        })
         .connect_lazy_with(connect.clone());
     let reader = SqlitePoolOptions::new()
         .max_connections(options.connections.min(4))
