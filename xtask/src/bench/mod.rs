@@ -1,4 +1,4 @@
-//! Measurements: `cargo xtask bench`. Only ratios within one run count; `docs/performance.md` says how to read them.
+//! Measurements: `cargo xtask bench`. Only ratios within one run count; each figure stands beside its limit from the same run.
 
 mod describe_machine;
 mod echo_requests;
