@@ -76,8 +76,9 @@ fn routes(messages: Messages) -> OpenApiRouter {
         .with_state(messages)
 }
 
-/// A consumer group is one reader of everything: its name is the inbox's.
-fn stored(group: &str) -> Subscription {
+/// The service's one subscription, also for the crash explorer. A consumer group is one reader of
+/// everything: its name is the inbox's.
+pub fn stored(group: &str) -> Subscription {
     let mut subscription = Subscription::batch::<MessageSent, _>(group, MessageSent::TOPIC, StoreMessage);
     subscription.ordered = true;
     subscription.dead_letter_queue = Some(format!("{}.dlq", MessageSent::TOPIC));

@@ -57,8 +57,9 @@ fn routes(context: &ServiceContext) -> OpenApiRouter {
         .with_state(context.clone())
 }
 
-// The names carry the service's, because services on one SQLite file share the inbox.
-fn subscriptions() -> Vec<Subscription> {
+/// What the service subscribes to, also for the crash explorer. The names carry the service's, because
+/// services on one SQLite file share the inbox.
+pub fn subscriptions() -> Vec<Subscription> {
     let events = Subscription::batch::<NotificationRequested, _>(
         "notifications.record_event",
         NotificationRequested::TOPIC,
