@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -70,10 +71,14 @@ impl Posthaste {
     }
 }
 
+/// The next port to try; never given out twice, because a process takes a moment to bind its own.
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
 /// A port that was free a moment ago, below the range that outgoing connections use.
 fn free_port() -> Result<u16> {
-    let start = 20_000 + (std::process::id() % 5_000) as u16;
-    (start..start + 5_000)
+    let start = 20_000 + (std::process::id() % 4_000) as u16;
+    (0..2_000)
+        .map(|_| start + NEXT.fetch_add(1, Ordering::Relaxed))
         .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .context("no free port")
 }
