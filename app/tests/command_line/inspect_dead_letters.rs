@@ -22,6 +22,7 @@ fn poison() -> Message {
         causation_id: None,
         traceparent: None,
         expires_at: None,
+        ordered: false,
         headers: BTreeMap::new(),
         body: b"no JSON".to_vec(),
     }

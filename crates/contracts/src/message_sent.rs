@@ -103,6 +103,7 @@ impl MessageSent {
 impl Event for MessageSent {
     const TYPE: &'static str = "MessageSentIntegrationEvent";
     const TOPIC: &'static str = "integration-events.message_sent";
+    const ORDERED: bool = true;
 
     fn key(&self) -> Option<String> {
         Some(self.payload.sender.clone())

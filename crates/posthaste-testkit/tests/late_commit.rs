@@ -25,6 +25,7 @@ fn message(id: MessageId) -> Message {
         causation_id: None,
         traceparent: None,
         expires_at: None,
+        ordered: false,
         headers: std::collections::BTreeMap::new(),
         body: b"{}".to_vec(),
     }

@@ -61,7 +61,7 @@ impl Consumer {
     /// Runs until `stop`; the batch in hand is finished.
     pub async fn run(self, broker: Broker, keeper: Arc<Keeper>, stop: CancellationToken) {
         let scope = format!("{}/worker", self.service);
-        let mut receiver = broker.receiver(&self.subscription.queue, &keeper, &scope);
+        let mut receiver = broker.receiver(&self.subscription, &keeper, &scope);
         let mut failures = 0u32;
         loop {
             let received = tokio::select! {

@@ -13,6 +13,10 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The queue or topic it is published to unless the caller names another.
     const TOPIC: &'static str;
 
+    /// Whether consumers may ask for order per key. A transport whose queues have no partitions of their own
+    /// (RabbitMQ) then spreads the keys over partition queues; a foreign client reads those instead of one queue.
+    const ORDERED: bool = false;
+
     /// Messages of one key keep their order; `None` where order means nothing.
     fn key(&self) -> Option<String> {
         None

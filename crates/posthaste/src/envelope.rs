@@ -27,6 +27,8 @@ struct Envelope {
     traceparent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expirytime: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ordered: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<String, String>,
 }
@@ -42,6 +44,7 @@ pub(crate) fn encode(message: &Message) -> String {
         causationid: message.causation_id.clone(),
         traceparent: message.traceparent.clone(),
         expirytime: message.expires_at,
+        ordered: message.ordered,
         headers: message.headers.clone(),
     };
     // Strings, times and a map of strings always have a JSON form.
@@ -76,6 +79,7 @@ pub(crate) fn decode(
         causation_id: envelope.causationid,
         traceparent: envelope.traceparent,
         expires_at: envelope.expirytime,
+        ordered: envelope.ordered,
         headers: envelope.headers,
         body,
     }

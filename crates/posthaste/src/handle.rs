@@ -138,6 +138,8 @@ pub struct Subscription {
     pub concurrency: usize,
     /// How long one handler call may take before it counts as failed.
     pub deadline: Duration,
+    /// The Kafka consumer group; the service's name where there is none. Other transports have no groups.
+    pub group: Option<String>,
     /// A copy of each dead letter goes to this queue too.
     pub dead_letter_queue: Option<String>,
     pub(crate) handler: Arc<dyn Handler>,
@@ -177,6 +179,7 @@ impl Subscription {
             batch: 500,
             concurrency: 2,
             deadline: Duration::from_secs(30),
+            group: None,
             dead_letter_queue: None,
             handler,
         }

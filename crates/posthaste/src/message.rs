@@ -105,6 +105,8 @@ pub struct Message {
     pub traceparent: Option<String>,
     /// `expirytime`: handled no more from then on; it goes to the dead letters instead.
     pub expires_at: Option<DateTime<Utc>>,
+    /// Order per key is kept on the way; see [`Event::ORDERED`].
+    pub ordered: bool,
     /// Headers beside the CloudEvents attributes.
     pub headers: BTreeMap<String, String>,
     /// The body as it is on the wire.
@@ -133,6 +135,7 @@ impl Message {
             causation_id: None,
             traceparent: telemetry::current_traceparent(),
             expires_at: None,
+            ordered: E::ORDERED,
             headers,
             body: serde_json::to_vec(event)?,
         })

@@ -38,6 +38,7 @@ pub(super) enum Act {
 impl Event for Work {
     const TYPE: &'static str = "work";
     const TOPIC: &'static str = "work";
+    const ORDERED: bool = true;
 
     fn key(&self) -> Option<String> {
         Some(self.key.clone())

@@ -5,6 +5,7 @@ mod sql;
 
 use std::time::Duration;
 
+use crate::handle::Subscription;
 use crate::lease::Keeper;
 use crate::message::Message;
 use crate::store::{Store, StoreError, Tx};
@@ -18,7 +19,7 @@ pub enum BrokerError {
     Url(String),
     /// The transport is away; whether it took the message may be unknown.
     #[error("the transport is not available")]
-    Unavailable(#[source] Arc<StoreError>),
+    Unavailable(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// The transport did not answer in time.
     #[error("the transport did not confirm within {0:?}")]
     Deadline(Duration),
@@ -96,11 +97,11 @@ impl Broker {
         }
     }
 
-    /// A reader of `queue` for the worker role whose leases are `scope`.
-    pub(crate) fn receiver(&self, queue: &str, keeper: &Arc<Keeper>, scope: &str) -> Receiver {
+    /// A reader of the queue of `subscription` for the worker role whose leases are `scope`.
+    pub(crate) fn receiver(&self, subscription: &Subscription, keeper: &Arc<Keeper>, scope: &str) -> Receiver {
         match self {
-            Self::Sql(broker) => Receiver::Sql(broker.receiver(queue, keeper, scope)),
-            Self::Memory(broker) => Receiver::Memory(broker.receiver(queue)),
+            Self::Sql(broker) => Receiver::Sql(broker.receiver(&subscription.queue, keeper, scope)),
+            Self::Memory(broker) => Receiver::Memory(broker.receiver(&subscription.queue)),
         }
     }
 }
