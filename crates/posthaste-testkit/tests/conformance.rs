@@ -1,8 +1,8 @@
-//! The suites on every store: one line each.
+//! The suites on every store and transport: one line each.
 
 use anyhow::Result;
 use posthaste_testkit::TestDatabase;
-use posthaste_testkit::conformance::{handle_messages, keep_rows};
+use posthaste_testkit::conformance::{At, carry_messages, handle_messages, keep_rows};
 
 macro_rules! on_every_store {
     ($($suite:ident :: $case:ident),* $(,)?) => {$(
@@ -24,9 +24,41 @@ macro_rules! on_every_store {
     )*};
 }
 
+/// `$name`: the database of the test and the URL of the transport.
+macro_rules! on_transport {
+    ($name:ident, $database:expr, $transport:expr, [$($suite:ident :: $case:ident),* $(,)?]) => {
+        mod $name {
+            use super::*;
+
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() -> Result<()> {
+                    let database = $database;
+                    $suite::$case(&At::new(database.url(), $transport)).await
+                }
+            )*
+        }
+    };
+}
+
+macro_rules! on_every_transport {
+    ($($suite:ident :: $case:ident),* $(,)?) => {
+        on_transport!(sql_on_sqlite, TestDatabase::sqlite()?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand]);
+        on_transport!(sql_on_postgres, TestDatabase::postgres().await?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand]);
+        on_transport!(memory_on_sqlite, TestDatabase::sqlite()?, "memory:", [$($suite::$case),*]);
+    };
+}
+
 on_every_store! {
     keep_rows::store_basics,
     keep_rows::hung_up_callers_leave_nothing_open,
+}
+
+on_every_transport! {
+    carry_messages::attributes_survive,
+    carry_messages::single_publishes_are_confirmed,
+    carry_messages::unsettled_deliveries_come_again,
+    carry_messages::readers_hand_over,
     handle_messages::duplicates_have_one_effect,
     handle_messages::poison_costs_only_itself,
     handle_messages::undecodable_is_dead_as_it_came,

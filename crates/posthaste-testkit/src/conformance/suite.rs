@@ -1,14 +1,18 @@
 //! A service whose messages say what is to happen to them.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use posthaste::broker::memory::MemoryBroker;
 use posthaste::store::{Migration, Sql};
 use posthaste::{
     Broker, CORE_MIGRATIONS, Cx, Engine, EngineConfig, Event, Failure, Handle, Handled, Message, RetryPolicy, Roles,
     Store, StoreOptions, Subscription, Tuning, outbox,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::wait_until;
 
@@ -86,22 +90,54 @@ const EFFECTS: Migration = Migration {
     },
 };
 
+/// Where a suite runs: a database, a transport and a topic that no other test uses.
+pub struct At {
+    database: String,
+    transport: String,
+    pub(super) topic: String,
+    memory: MemoryBroker,
+}
+
+impl At {
+    /// On the database behind `database` and the transport behind `transport`.
+    pub fn new(database: &str, transport: &str) -> Self {
+        Self {
+            database: database.to_owned(),
+            transport: transport.to_owned(),
+            topic: format!("work-{}", Uuid::new_v4().simple()),
+            memory: MemoryBroker::default(),
+        }
+    }
+}
+
 pub(super) struct Suite {
     pub store: Store,
     pub broker: Broker,
+    pub topic: String,
+    sent: Mutex<HashSet<Uuid>>,
 }
 
 impl Suite {
-    pub async fn open(url: &str) -> Result<Self> {
-        let store = Store::open(url, StoreOptions::default())?;
+    /// A process of its own, as it were: another connection to everything.
+    pub async fn open(at: &At) -> Result<Self> {
+        let store = Store::open(&at.database, StoreOptions::default())?;
         store.migrate_up("core", CORE_MIGRATIONS).await?;
         store.migrate_up("suite", &[EFFECTS]).await?;
-        let broker = Broker::open("sql:", &store)?;
-        Ok(Self { store, broker })
+        let broker = match at.transport.as_str() {
+            // The one that outlives its clients.
+            "memory:" => Broker::Memory(at.memory.clone()),
+            url => Broker::open(url, &store)?,
+        };
+        Ok(Self {
+            store,
+            broker,
+            topic: at.topic.clone(),
+            sent: Mutex::default(),
+        })
     }
 
-    fn subscription(ordered: bool) -> Subscription {
-        let mut subscription = Subscription::new::<Work, _>(NAME, Work::TOPIC, Worker);
+    fn subscription(&self, ordered: bool) -> Subscription {
+        let mut subscription = Subscription::new::<Work, _>(NAME, &self.topic, Worker);
         subscription.ordered = ordered;
         subscription.deadline = Duration::from_millis(300);
         subscription.retry = RetryPolicy {
@@ -114,11 +150,15 @@ impl Suite {
     }
 
     pub fn start(&self, ordered: bool) -> Engine {
+        self.start_with(self.subscription(ordered))
+    }
+
+    pub fn start_with(&self, subscription: Subscription) -> Engine {
         Engine::start(EngineConfig {
             service: SERVICE.to_owned(),
             store: self.store.clone(),
             broker: self.broker.clone(),
-            subscriptions: vec![Self::subscription(ordered)],
+            subscriptions: vec![subscription],
             roles: Roles {
                 worker: true,
                 relay: true,
@@ -130,29 +170,57 @@ impl Suite {
         })
     }
 
+    /// The message for `work`, which [`Suite::quiet`] waits for from now on.
+    pub fn message(&self, work: &Work) -> Result<Message> {
+        let mut message = Message::of(work)?;
+        message.topic.clone_from(&self.topic);
+        self.expect(&message);
+        Ok(message)
+    }
+
+    pub fn expect(&self, message: &Message) {
+        self.sent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(message.id.0);
+    }
+
     pub async fn append(&self, works: &[Work]) -> Result<Vec<Message>> {
         let mut tx = self.store.begin().await?;
-        let messages: Vec<Message> = works.iter().map(Message::of).collect::<Result<_, _>>()?;
-        outbox::append_all(
-            &mut tx,
-            SERVICE,
-            messages.iter().map(|message| (message.clone(), None)).collect(),
-        )
-        .await?;
+        let messages: Vec<Message> = works.iter().map(|work| self.message(work)).collect::<Result<_>>()?;
+        let rows = messages.iter().map(|message| (message.clone(), None)).collect();
+        outbox::append_all(&mut tx, SERVICE, rows).await?;
         tx.commit().await?;
         Ok(messages)
     }
 
-    async fn count(&self, sql: &str) -> Result<i64> {
-        Ok(self.store.query(sql, vec![]).await?[0].get("n")?)
+    /// Publishes past the outbox.
+    pub async fn publish(&self, messages: Vec<Message>) -> Result<()> {
+        for message in &messages {
+            self.expect(message);
+        }
+        let confirmed = self.broker.publish(messages).await;
+        ensure!(confirmed.iter().all(Result::is_ok), "not confirmed: {confirmed:?}");
+        Ok(())
     }
 
-    /// Waits until the outbox, the queue and the parked rows are gone.
+    /// Waits until everything sent through this suite is handled or dead and nothing waits to be.
     pub async fn quiet(&self) -> Result<()> {
-        let sql = "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') + (SELECT COUNT(*) FROM queue_messages) \
-            + (SELECT COUNT(*) FROM inbox_messages WHERE status = 'parked') AS n";
-        wait_until("an empty outbox, queue and inbox", LIMIT, || async {
-            (self.count(sql).await.ok()? == 0).then_some(())
+        let sql = "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') AS outbox, \
+            (SELECT COUNT(*) FROM inbox_messages WHERE status = 'parked') AS parked, \
+            (SELECT COUNT(*) FROM queue_messages) AS queued";
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let what = "an empty outbox and queue and everything handled";
+        wait_until(what, LIMIT, || async {
+            let row = &self.store.query(sql, vec![]).await.ok()?[0];
+            let waiting = ["outbox", "parked", "queued"].map(|column| row.get::<i64>(column).unwrap_or(1));
+            if waiting != [0, 0, 0] {
+                return None;
+            }
+            let settled = "SELECT message_id FROM inbox_messages WHERE status <> 'parked'";
+            let rows = self.store.query(settled, vec![]).await.ok()?;
+            let known: HashSet<Uuid> = rows.iter().filter_map(|row| row.uuid("message_id").ok()).collect();
+            sent.is_subset(&known).then_some(())
         })
         .await
     }
