@@ -10,6 +10,8 @@ use posthaste::telemetry::metric;
 use posthaste::{Broker, Store};
 use tokio::sync::Mutex;
 
+use crate::redis_cache::RedisCache;
+
 /// Older answers are measured again. Together with [`LIMIT`] no answer is older than two seconds for
 /// the clients of one that answers at all.
 const FRESH: Duration = Duration::from_millis(1500);
@@ -19,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// One thing that is checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Check {
-    /// `database`, `broker`, `migrations`; with the services behind a colon where there are several.
+    /// `database`, `broker`, `migrations`, `cache`; with the services behind a colon where there are several.
     pub name: String,
     pub up: bool,
     /// How long the last measurement took; `None` for what is known without measuring.
@@ -32,6 +34,8 @@ pub(crate) struct Report {
     pub databases: Vec<Check>,
     pub brokers: Vec<Check>,
     pub migrations: Vec<Check>,
+    /// Nothing depends on it: while it is away the database is asked instead.
+    pub cache: Vec<Check>,
     pub draining: bool,
 }
 
@@ -58,6 +62,7 @@ pub(crate) struct Health(Arc<Inner>);
 struct Inner {
     databases: Vec<Probe>,
     brokers: Vec<BrokerCheck>,
+    cache: Option<(RedisCache, Mutex<Option<Seen>>)>,
     draining: AtomicBool,
 }
 
@@ -90,7 +95,11 @@ pub(crate) struct Watched<'a> {
 
 impl Health {
     /// Watches `databases`, and `brokers` with the number of the database they stand next to.
-    pub fn new(databases: &[Watched<'_>], brokers: Vec<(Vec<&'static str>, Broker, usize)>) -> Self {
+    pub fn new(
+        databases: &[Watched<'_>],
+        brokers: Vec<(Vec<&'static str>, Broker, usize)>,
+        cache: Option<RedisCache>,
+    ) -> Self {
         let name = |what: &str, services: &[&str], several: bool| {
             if several {
                 format!("{what}:{}", services.join("+"))
@@ -116,6 +125,7 @@ impl Health {
         Self(Arc::new(Inner {
             databases: probes.collect(),
             brokers: brokers.collect(),
+            cache: cache.map(|cache| (cache, Mutex::new(None))),
             draining: AtomicBool::new(false),
         }))
     }
@@ -136,8 +146,11 @@ impl Health {
             BrokerCheck::Own(name, broker, seen) => Some(look_at_broker(name, broker, seen)),
             BrokerCheck::InDatabase(..) => None,
         });
-        let (databases, mut brokers) =
-            tokio::join!(join_all(self.0.databases.iter().map(look_at_database)), join_all(own));
+        let (databases, mut brokers, cache) = tokio::join!(
+            join_all(self.0.databases.iter().map(look_at_database)),
+            join_all(own),
+            join_all(self.0.cache.iter().map(|(cache, seen)| look_at_cache(cache, seen)))
+        );
         brokers.extend(self.0.brokers.iter().filter_map(|check| match check {
             BrokerCheck::InDatabase(name, at) => Some(Check {
                 name: name.clone(),
@@ -154,6 +167,7 @@ impl Health {
             migrations: migrations.collect(),
             databases,
             brokers,
+            cache,
             draining: self.0.draining.load(Ordering::Acquire),
         }
     }
@@ -179,6 +193,18 @@ async fn look_at_broker(name: &str, broker: &Broker, seen: &Mutex<Option<Seen>>)
     let seen = look(name, seen, ping).await;
     metrics::gauge!(metric::BROKER_UP, "messaging_system" => broker.name()).set(f64::from(u8::from(seen.up)));
     check(name, seen)
+}
+
+async fn look_at_cache(cache: &RedisCache, seen: &Mutex<Option<Seen>>) -> Check {
+    const NAME: &str = "cache";
+    let ping = async || {
+        cache
+            .ping(LIMIT)
+            .await
+            .err()
+            .map(|error| posthaste::failure::chain(&error))
+    };
+    check(NAME, look(NAME, seen, ping).await)
 }
 
 /// The last answer if it is fresh, else a new one; askers at the same time share it.

@@ -8,6 +8,7 @@ mod keyset_cursor;
 mod open_services;
 mod print_banner;
 mod redact;
+pub mod redis_cache;
 mod run_services;
 mod serve_process;
 pub mod service;

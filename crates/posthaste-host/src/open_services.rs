@@ -7,6 +7,7 @@ use posthaste::store::Migration;
 use posthaste::{Broker, CORE_MIGRATIONS, Publisher, Store, StoreError, StoreOptions};
 
 use crate::config::{Config, ConfigErrors};
+use crate::redis_cache::{CacheError, RedisCache};
 use crate::service::{Service, ServiceContext};
 
 /// A set of migrations and its name.
@@ -34,6 +35,9 @@ pub enum OpenError {
         /// What is wrong.
         source: StoreError,
     },
+    /// The cache's URL.
+    #[error("REDIS_URL cannot be used: {0}")]
+    Cache(#[from] CacheError),
     /// The transport's URL.
     #[error("the transport of {service} cannot be opened: {source}")]
     Broker {
@@ -82,6 +86,11 @@ pub(crate) fn contexts(
     databases: &[Database],
     config: &Config,
 ) -> Result<Vec<ServiceContext>, OpenError> {
+    let cache = config
+        .settings
+        .get("REDIS_URL")
+        .map(|url| RedisCache::open(&url))
+        .transpose()?;
     let mut brokers: BTreeMap<(Option<usize>, String), Broker> = BTreeMap::new();
     let mut contexts = Vec::new();
     for service in services {
@@ -108,6 +117,7 @@ pub(crate) fn contexts(
                 store: database.store.clone(),
                 publisher: Publisher::new(service.name, database.store.clone(), broker.clone()),
                 broker,
+                cache: cache.clone(),
                 settings: config.settings.clone(),
             });
         }

@@ -298,7 +298,8 @@ fn watch(databases: &[Database], contexts: &[ServiceContext]) -> Health {
             services: &database.services,
         })
         .collect();
-    Health::new(&watched, brokers)
+    let cache = contexts.first().and_then(|context| context.cache.clone());
+    Health::new(&watched, brokers, cache)
 }
 
 fn transports(contexts: &[ServiceContext]) -> Vec<&'static str> {

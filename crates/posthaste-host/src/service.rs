@@ -5,6 +5,7 @@ use posthaste::{Broker, Publisher, Store, Subscription};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::{ConfigError, Settings};
+use crate::redis_cache::RedisCache;
 
 /// A service that the host runs, alone or next to others.
 #[derive(Clone, Copy)]
@@ -48,6 +49,8 @@ pub struct ServiceContext {
     pub store: Store,
     /// Its transport.
     pub broker: Broker,
+    /// Redis, where it is configured.
+    pub cache: Option<RedisCache>,
     /// Publishes without a transaction, with the outbox to fall back on.
     pub publisher: Publisher,
     /// The settings of the process.

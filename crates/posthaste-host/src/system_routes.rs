@@ -59,7 +59,11 @@ async fn health(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) ->
     let report = shared.system.health.report().await;
     let up = report.database_up() && report.broker_up();
     if is_verbose(query.as_deref()) {
-        return text("health", up, [&report.databases, &report.brokers, &report.migrations]);
+        return text(
+            "health",
+            up,
+            [&report.databases, &report.brokers, &report.migrations, &report.cache],
+        );
     }
     let word = |up: bool| if up { "connected" } else { "disconnected" };
     let body = json!({
@@ -68,7 +72,7 @@ async fn health(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) ->
         "version": shared.system.version,
         "db": word(report.database_up()),
         "mq": word(report.broker_up()),
-        "checks": checks([&report.databases, &report.brokers, &report.migrations]),
+        "checks": checks([&report.databases, &report.brokers, &report.migrations, &report.cache]),
     });
     answer(up, body)
 }
