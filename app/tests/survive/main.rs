@@ -5,4 +5,5 @@ mod process;
 
 mod kill_process;
 mod lose_database;
+mod lose_network;
 mod run_two_processes;

@@ -4,10 +4,12 @@
 
 pub mod conformance;
 pub mod explorer;
+pub mod fault_proxy;
 mod running_service;
 pub mod servers;
 mod wait;
 
+pub use fault_proxy::{Cut, Direction, Fault, FaultProxy};
 pub use running_service::{Reply, RunningService};
 pub use servers::test_database::TestDatabase;
 pub use wait::wait_until;

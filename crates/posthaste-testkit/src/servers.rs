@@ -10,9 +10,10 @@ mod postgres_instance;
 mod private_postgres;
 pub mod test_database;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use url::Url;
 
 pub use private_postgres::PrivatePostgres;
@@ -48,6 +49,27 @@ impl PostgresUrl {
         let mut url = self.0.clone();
         url.set_path(database);
         Self(url)
+    }
+
+    /// The same server and database, at another address: that of a [`crate::FaultProxy`].
+    ///
+    /// # Errors
+    /// When the URL has no host that could be replaced.
+    pub fn with_address(&self, address: SocketAddr) -> Result<Self> {
+        let mut url = self.0.clone();
+        let replaced = url.set_ip_host(address.ip()).is_ok() && url.set_port(Some(address.port())).is_ok();
+        ensure!(replaced, "the PostgreSQL URL names no host");
+        Ok(Self(url))
+    }
+
+    /// Where the server listens.
+    ///
+    /// # Errors
+    /// When the name of its host is not known.
+    pub async fn address(&self) -> Result<SocketAddr> {
+        let host = self.0.host_str().context("the PostgreSQL URL names no host")?;
+        let mut found = tokio::net::lookup_host((host, self.0.port().unwrap_or(5432))).await?;
+        found.next().with_context(|| format!("{host} has no address"))
     }
 
     /// The whole URL with its password.
