@@ -36,6 +36,8 @@ fn nothing_is_lost_or_done_twice_over_a_broker() {
         "retrier.handled",
         "retrier.committed",
         "retrier.parking",
+        "retrier.burying",
+        "retrier.buried",
     ] {
         assert!(report.hits.contains_key(point), "the scenario never comes to {point}");
     }

@@ -2,7 +2,7 @@
 //! that a message that kills the process ends in the dead letters too.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +19,8 @@ use crate::telemetry::metric;
 
 /// Rows taken at a time.
 const BATCH: i64 = 50;
-/// A row of a worker that died comes back this long after its handler's deadline.
+/// A row of a worker that died comes back this long after its handler's deadline; a worker that lives stops trying
+/// its claims after this long.
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Retrier {
@@ -101,14 +102,29 @@ impl Retrier {
         tx.commit().await?;
         failpoint::hit("retrier.claimed").await;
         let count = taken.len();
-        for row in taken {
-            if stop.is_cancelled() {
-                // Its attempt is counted, its due time comes; nothing is lost but a little patience.
+        // A row whose claim may run out while it is handled would be taken by two workers.
+        let until = Instant::now() + GRACE;
+        let mut rows = taken.into_iter();
+        for row in rows.by_ref() {
+            self.retry(row).await?;
+            if stop.is_cancelled() || Instant::now() > until {
                 break;
             }
-            self.retry(row).await?;
         }
+        self.release(rows.as_slice()).await?;
         Ok(count)
+    }
+
+    /// Gives back what was claimed and not tried.
+    async fn release(&self, rows: &[Parked]) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.store.begin().await?;
+        for row in rows {
+            inbox::release(&mut tx, row).await?;
+        }
+        tx.commit().await
     }
 
     async fn retry(&self, row: Parked) -> Result<(), StoreError> {
@@ -182,7 +198,10 @@ impl Retrier {
         let mut tx = self.store.begin().await?;
         let from = dead_letter::Origin::Parked { attempts: row.attempts };
         dead_letter::bury(&mut tx, &self.service, subscription, &row.message, from, error).await?;
-        tx.commit().await
+        failpoint::hit("retrier.burying").await;
+        tx.commit().await?;
+        failpoint::hit("retrier.buried").await;
+        Ok(())
     }
 
     fn count(&self, subscription: &Subscription, outcome: &'static str) {

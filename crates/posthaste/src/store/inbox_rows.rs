@@ -218,6 +218,18 @@ pub(crate) async fn mark_parked(tx: &mut Tx, subscription: &str, id: Uuid, attem
     Ok(changed == 1)
 }
 
+/// Gives back a row that [`claim_due`] took and nobody tried: its attempt does not count.
+pub(crate) async fn release(tx: &mut Tx, row: &Parked) -> Result<(), StoreError> {
+    let sql = "UPDATE inbox_messages SET attempts = attempts - 1, due_at = {now} \
+        WHERE subscription = $1 AND message_id = $2 AND status = 'parked' AND attempts = $3";
+    let id = tx.dialect().uuid(row.message.id.0);
+    let attempts = row.attempts.cast_signed().into();
+    tx.execute(sql, vec![row.subscription.as_str().into(), id, attempts])
+        .await?;
+    tx.wake_after_commit(Wake::PARKED);
+    Ok(())
+}
+
 /// How long until a parked row of `subscriptions` falls due. Rows that are due already are claimed without a timer, or wait behind the first of their key.
 pub(crate) async fn next_due(store: &crate::store::Store, subscriptions: &[String]) -> Result<Option<f64>, StoreError> {
     let sql = "SELECT -({age:MIN(due_at)}) AS wait FROM inbox_messages WHERE status = 'parked' AND due_at > {now} AND subscription {in:$1}";
