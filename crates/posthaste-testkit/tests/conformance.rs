@@ -63,6 +63,7 @@ on_every_transport! {
     handle_messages::poison_costs_only_itself,
     handle_messages::undecodable_is_dead_as_it_came,
     handle_messages::order_per_key_through_retries,
+    handle_messages::a_long_queue_behind_one_key_drains,
     handle_messages::dead_letters_replay_and_discard,
     handle_messages::scheduled_messages_wait,
     handle_messages::survivors_take_over,

@@ -37,6 +37,8 @@ pub(super) enum Act {
     Panic,
     NeverReturn,
     Later,
+    /// The contract's own rule panics on it.
+    PanicInRule,
 }
 
 impl Event for Work {
@@ -46,6 +48,11 @@ impl Event for Work {
 
     fn key(&self) -> Option<String> {
         Some(self.key.clone())
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        assert!(self.act != Act::PanicInRule, "told to panic in a rule");
+        Ok(())
     }
 }
 
@@ -72,7 +79,7 @@ impl Handle<Work> for Worker {
             Act::Later if cx.message().time > posthaste::message::now() - chrono::Duration::milliseconds(300) => {
                 Err(Failure::Later(Duration::from_millis(400)))
             }
-            Act::Later => Ok(()),
+            Act::Later | Act::PanicInRule => Ok(()),
         }
     }
 }

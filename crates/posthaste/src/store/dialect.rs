@@ -18,7 +18,8 @@ pub enum Dialect {
 
 impl Dialect {
     /// Portable text to this database's: `{now}` is the database's clock, `{after:$3}` the clock plus
-    /// `$3` microseconds (negative: before), `{in:$2}` membership in a list made by [`Dialect::ints`] and its
+    /// `$3` microseconds (negative: before), `{clock}` and `{clock:$3}` the same where a column is compared
+    /// with them, `{in:$2}` membership in a list made by [`Dialect::ints`] and its
     /// like, `{json:$2}` a JSON value bound as text.
     pub fn sql(self, text: &str) -> String {
         match self {

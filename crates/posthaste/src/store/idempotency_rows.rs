@@ -67,6 +67,6 @@ pub(crate) async fn insert(
 /// Removes expired keys, at most `limit`; answers how many.
 pub(crate) async fn remove_expired(store: &Store, limit: i64) -> Result<u64, StoreError> {
     let sql = "DELETE FROM idempotency_keys WHERE (scope, idempotency_key) IN \
-        (SELECT scope, idempotency_key FROM idempotency_keys WHERE expires_at <= {now} LIMIT $1)";
+        (SELECT scope, idempotency_key FROM idempotency_keys WHERE expires_at <= {clock} LIMIT $1)";
     store.execute(sql, vec![limit.into()]).await
 }

@@ -191,10 +191,11 @@ pub(crate) async fn leave(store: &Store, scope: &str, owner: Uuid) -> Result<(),
 /// Which loops have rows waiting.
 pub(crate) async fn waiting(store: &Store) -> Result<Wake, StoreError> {
     let sql = "SELECT \
-        CASE WHEN EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND (due_at IS NULL OR due_at <= {now})) \
+        CASE WHEN EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at IS NULL) \
+            OR EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at <= {clock}) \
             THEN 1 ELSE 0 END AS outbox, \
         CASE WHEN EXISTS (SELECT 1 FROM queue_messages) THEN 1 ELSE 0 END AS queue, \
-        CASE WHEN EXISTS (SELECT 1 FROM inbox_messages WHERE status = 'parked' AND due_at <= {now}) THEN 1 ELSE 0 END AS parked";
+        CASE WHEN EXISTS (SELECT 1 FROM inbox_messages WHERE status = 'parked' AND due_at <= {clock}) THEN 1 ELSE 0 END AS parked";
     let rows = store.query(sql, vec![]).await?;
     let Some(row) = rows.first() else {
         return Ok(Wake::default());

@@ -22,7 +22,7 @@ mod watch;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement, TransactionTrait, Value};
@@ -36,6 +36,23 @@ pub(crate) use watch::{Signals, Wake};
 
 use crate::engine::KeeperSlot;
 use crate::telemetry::metric;
+
+/// When a database last kept us waiting to the end of a deadline. Its connections may be dead without
+/// knowing: until they have proved otherwise, each is asked before it goes back to its pool.
+static LAST_SILENCE: Mutex<Option<Instant>> = Mutex::new(None);
+const SUSPICION: Duration = Duration::from_secs(300);
+
+fn note_silence() {
+    *LAST_SILENCE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+}
+
+fn recently_silent() -> bool {
+    let last = *LAST_SILENCE.lock().unwrap_or_else(PoisonError::into_inner);
+    last.is_some_and(|at| at.elapsed() < SUSPICION)
+}
+
+/// A begin is one round trip once there is a connection.
+const BEGIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// No statement may take longer; the server is told the same where it can be.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(30);
@@ -79,6 +96,7 @@ impl From<DbErr> for StoreError {
             Some(Class::Unavailable) => Self::Unavailable(error),
             Some(Class::Collision) => Self::Collision(error),
             Some(Class::Duplicate) => Self::Duplicate(error),
+            Some(Class::Deadline) => Self::Deadline(STATEMENT_DEADLINE),
             None => Self::Statement(error),
         }
     }
@@ -88,6 +106,7 @@ enum Class {
     Unavailable,
     Collision,
     Duplicate,
+    Deadline,
 }
 
 /// How a store is opened.
@@ -197,11 +216,16 @@ impl Store {
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let inner = self.0.clone();
         let started = Instant::now();
+        let limit = inner.options.acquire + BEGIN_DEADLINE;
         let begun = tokio::spawn(async move {
-            inner
-                .writer
-                .begin_with_options(inner.dialect.transaction_options())
-                .await
+            let begin = inner.writer.begin_with_options(inner.dialect.transaction_options());
+            match tokio::time::timeout(limit, begin).await {
+                Ok(begun) => begun.map_err(StoreError::from),
+                Err(_elapsed) => {
+                    note_silence();
+                    Err(StoreError::Deadline(limit))
+                }
+            }
         });
         let tx = match begun.await {
             Ok(result) => result.inspect_err(|_| metrics::counter!(metric::POOL_TIMEOUTS).increment(1))?,
@@ -241,7 +265,10 @@ impl Store {
     pub async fn ping(&self, limit: Duration) -> Result<(), StoreError> {
         match tokio::time::timeout(limit, self.query("SELECT 1", vec![])).await {
             Ok(answer) => answer.map(drop),
-            Err(_elapsed) => Err(StoreError::Deadline(limit)),
+            Err(_elapsed) => {
+                note_silence();
+                Err(StoreError::Deadline(limit))
+            }
         }
     }
 
@@ -299,7 +326,10 @@ async fn timed<T>(operation: &'static str, work: impl Future<Output = Result<T, 
     metrics::histogram!(metric::DB_OPERATION, "db_operation_name" => operation).record(started.elapsed());
     match result {
         Ok(result) => Ok(result?),
-        Err(_elapsed) => Err(StoreError::Deadline(STATEMENT_DEADLINE)),
+        Err(_elapsed) => {
+            note_silence();
+            Err(StoreError::Deadline(STATEMENT_DEADLINE))
+        }
     }
 }
 

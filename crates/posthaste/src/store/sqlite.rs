@@ -77,8 +77,8 @@ const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%f000Z','now')";
 /// See [`Dialect::sql`].
 pub(super) fn sql(text: &str) -> String {
     super::dialect::expand(text, |token, argument| match (token, argument) {
-        ("now", _) => NOW.to_owned(),
-        ("after", Some(n)) => {
+        ("now", _) | ("clock", None) => NOW.to_owned(),
+        ("after" | "clock", Some(n)) => {
             format!("strftime('%Y-%m-%dT%H:%M:%f000Z','now',printf('%+.6f seconds', {n} / 1000000.0))")
         }
         ("json", Some(n)) => n.to_owned(),
