@@ -181,11 +181,11 @@ impl Suite {
     pub fn message(&self, work: &Work) -> Result<Message> {
         let mut message = Message::of(work)?;
         message.topic.clone_from(&self.topic);
-        self.expect(&message);
+        self.await_handled(&message);
         Ok(message)
     }
 
-    pub fn expect(&self, message: &Message) {
+    pub fn await_handled(&self, message: &Message) {
         self.sent
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -204,7 +204,7 @@ impl Suite {
     /// Publishes past the outbox.
     pub async fn publish(&self, messages: Vec<Message>) -> Result<()> {
         for message in &messages {
-            self.expect(message);
+            self.await_handled(message);
         }
         let confirmed = self.broker.publish(messages).await;
         ensure!(confirmed.iter().all(Result::is_ok), "not confirmed: {confirmed:?}");
