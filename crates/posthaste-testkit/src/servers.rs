@@ -1,12 +1,16 @@
 //! Real servers for tests, on private ports under `target/servers/`.
 //!
-//! [`postgres`] hands out the server that all tests share, from `POSTGRES_URL` when that is set (as
-//! `cargo xtask test` does) and started on the spot otherwise; it then runs until
-//! `cargo xtask services down`. A test that needs to break its server takes a [`PrivatePostgres`].
+//! [`postgres`] and [`mysql`] hand out the servers that all tests share, from `POSTGRES_URL` and `MYSQL_URL`
+//! when those are set (as `cargo xtask test` does) and started on the spot otherwise; they then run until
+//! `cargo xtask services down`. A test that needs to break its server takes a [`PrivatePostgres`] or a
+//! [`PrivateMysql`].
 
+mod find_mysql;
 mod find_postgres;
+mod mysql_instance;
 mod places;
 mod postgres_instance;
+mod private_mysql;
 mod private_postgres;
 pub mod test_database;
 
@@ -16,6 +20,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use url::Url;
 
+pub use private_mysql::PrivateMysql;
 pub use private_postgres::PrivatePostgres;
 
 use postgres_instance::{Instance, Shutdown};
@@ -23,9 +28,13 @@ use postgres_instance::{Instance, Shutdown};
 /// Ports from here up are tried. Below 32768, where the kernel takes the ports of outgoing connections:
 /// a client that keeps reconnecting to a stopped server could otherwise be given that very port.
 const POSTGRES_PORT: u16 = 25432;
+const MYSQL_PORT: u16 = 23306;
 
 /// The variable that names the PostgreSQL server to test with.
 pub const POSTGRES_URL: &str = "POSTGRES_URL";
+
+/// The variable that names the MariaDB or MySQL server to test with.
+pub const MYSQL_URL: &str = "MYSQL_URL";
 
 /// The URL of a PostgreSQL server and of one database on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,21 +102,39 @@ fn shared_postgres() -> Result<Instance> {
     Instance::at(places::servers_directory()?.join("postgres"))
 }
 
+/// The MariaDB server that all tests share. It must not be stopped: other tests run on it.
+///
+/// # Errors
+/// When `MYSQL_URL` is unset and the server cannot be installed or started; says what is missing.
+pub fn mysql() -> Result<Url> {
+    match std::env::var(MYSQL_URL) {
+        Ok(url) if !url.is_empty() => Url::parse(&url).context("MYSQL_URL"),
+        _ => Ok(shared_mysql()?.start(MYSQL_PORT)?.url),
+    }
+}
+
+fn shared_mysql() -> Result<mysql_instance::Instance> {
+    mysql_instance::Instance::at(places::servers_directory()?.join("mysql"))
+}
+
 /// The servers that the tests can need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
     /// PostgreSQL 13 or later.
     Postgres,
+    /// MariaDB 10.6 or later.
+    Mysql,
 }
 
 impl Server {
     /// All of them, in the order they are started.
-    pub const ALL: [Self; 1] = [Self::Postgres];
+    pub const ALL: [Self; 2] = [Self::Postgres, Self::Mysql];
 
     /// What the command line calls it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Mysql => "mysql",
         }
     }
 
@@ -120,6 +147,7 @@ impl Server {
     pub fn variable(self) -> &'static str {
         match self {
             Self::Postgres => POSTGRES_URL,
+            Self::Mysql => MYSQL_URL,
         }
     }
 
@@ -136,6 +164,13 @@ impl Server {
                     was_running: running.was_running,
                 })
             }
+            Self::Mysql => {
+                let running = shared_mysql()?.start(MYSQL_PORT)?;
+                Ok(Started {
+                    url: running.url.into(),
+                    was_running: running.was_running,
+                })
+            }
         }
     }
 
@@ -146,6 +181,7 @@ impl Server {
     pub fn running(self) -> Result<Option<String>> {
         match self {
             Self::Postgres => Ok(shared_postgres()?.running()?.map(|url| url.as_str().to_owned())),
+            Self::Mysql => Ok(shared_mysql()?.running()?.map(String::from)),
         }
     }
 
@@ -156,6 +192,7 @@ impl Server {
     pub fn stop(self) -> Result<()> {
         match self {
             Self::Postgres => shared_postgres()?.stop(Shutdown::Fast),
+            Self::Mysql => shared_mysql()?.stop(mysql_instance::Signal::Term),
         }
     }
 
@@ -166,6 +203,7 @@ impl Server {
     pub fn kill(self) -> Result<()> {
         match self {
             Self::Postgres => shared_postgres()?.kill9(),
+            Self::Mysql => shared_mysql()?.stop(mysql_instance::Signal::Kill),
         }
     }
 
@@ -178,6 +216,10 @@ impl Server {
             Self::Postgres => {
                 private_postgres::remove_orphans()?;
                 shared_postgres()?.remove()
+            }
+            Self::Mysql => {
+                private_mysql::remove_orphans()?;
+                shared_mysql()?.remove()
             }
         }
     }

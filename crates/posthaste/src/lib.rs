@@ -50,7 +50,6 @@ mod relay;
 mod retention;
 mod retrier;
 pub mod retry;
-mod set_aside;
 pub mod store;
 pub mod telemetry;
 

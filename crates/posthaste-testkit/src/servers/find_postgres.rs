@@ -86,7 +86,7 @@ fn install() -> Result<()> {
 }
 
 /// Runs `command` as root, ten minutes at most: directly when we are, else through a sudo that asks for no password.
-fn as_root<const N: usize>(command: [&str; N]) -> Result<()> {
+pub(super) fn as_root<const N: usize>(command: [&str; N]) -> Result<()> {
     let prefix: &[&str] = match places::server_account()? {
         Some(_) => &[],
         None => &["sudo", "-n"],
