@@ -1,17 +1,19 @@
 //! Real servers for tests, on private ports under `target/servers/`.
 //!
-//! [`postgres`] and [`mysql`] hand out the servers that all tests share, from `POSTGRES_URL` and `MYSQL_URL`
-//! when those are set (as `cargo xtask test` does) and started on the spot otherwise; they then run until
-//! `cargo xtask services down`. A test that needs to break its server takes a [`PrivatePostgres`] or a
-//! [`PrivateMysql`].
+//! [`postgres`] hands out the server that all tests share, from `POSTGRES_URL` when that is set (as
+//! `cargo xtask test` does) and started on the spot otherwise; it then runs until
+//! `cargo xtask services down`. A test that needs to break its server takes a [`PrivatePostgres`].
+//! [`kafka`] and [`PrivateKafka`] likewise.
 
-mod find_mysql;
+mod find_kafka;
 mod find_postgres;
-mod mysql_instance;
+mod install_package;
+mod kafka_instance;
 mod places;
 mod postgres_instance;
-mod private_mysql;
+mod private_kafka;
 mod private_postgres;
+mod remove_orphans;
 pub mod test_database;
 
 use std::net::SocketAddr;
@@ -20,7 +22,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use url::Url;
 
-pub use private_mysql::PrivateMysql;
+pub use private_kafka::{PrivateKafka, kafka_tool};
 pub use private_postgres::PrivatePostgres;
 
 use postgres_instance::{Instance, Shutdown};
@@ -28,13 +30,14 @@ use postgres_instance::{Instance, Shutdown};
 /// Ports from here up are tried. Below 32768, where the kernel takes the ports of outgoing connections:
 /// a client that keeps reconnecting to a stopped server could otherwise be given that very port.
 const POSTGRES_PORT: u16 = 25432;
-const MYSQL_PORT: u16 = 23306;
+
+const KAFKA_PORT: u16 = 27192;
+
+/// The variable that names the Kafka cluster to test with, `host:port`.
+pub const KAFKA_BOOTSTRAP_SERVERS: &str = "KAFKA_BOOTSTRAP_SERVERS";
 
 /// The variable that names the PostgreSQL server to test with.
 pub const POSTGRES_URL: &str = "POSTGRES_URL";
-
-/// The variable that names the MariaDB or MySQL server to test with.
-pub const MYSQL_URL: &str = "MYSQL_URL";
 
 /// The URL of a PostgreSQL server and of one database on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,23 +101,23 @@ pub fn postgres() -> Result<PostgresUrl> {
     }
 }
 
-fn shared_postgres() -> Result<Instance> {
-    Instance::at(places::servers_directory()?.join("postgres"))
-}
-
-/// The MariaDB server that all tests share. It must not be stopped: other tests run on it.
+/// The Kafka cluster that all tests share, as `host:port`. It must not be stopped: other tests run on it.
 ///
 /// # Errors
-/// When `MYSQL_URL` is unset and the server cannot be installed or started; says what is missing.
-pub fn mysql() -> Result<Url> {
-    match std::env::var(MYSQL_URL) {
-        Ok(url) if !url.is_empty() => Url::parse(&url).context("MYSQL_URL"),
-        _ => Ok(shared_mysql()?.start(MYSQL_PORT)?.url),
+/// When `KAFKA_BOOTSTRAP_SERVERS` is unset and the server cannot be fetched or started; says what is missing.
+pub fn kafka() -> Result<String> {
+    match std::env::var(KAFKA_BOOTSTRAP_SERVERS) {
+        Ok(servers) if !servers.is_empty() => Ok(servers),
+        _ => Ok(shared_kafka()?.start(KAFKA_PORT)?.0),
     }
 }
 
-fn shared_mysql() -> Result<mysql_instance::Instance> {
-    mysql_instance::Instance::at(places::servers_directory()?.join("mysql"))
+fn shared_kafka() -> Result<kafka_instance::Instance> {
+    kafka_instance::Instance::at(places::servers_directory()?.join("kafka"))
+}
+
+fn shared_postgres() -> Result<Instance> {
+    Instance::at(places::servers_directory()?.join("postgres"))
 }
 
 /// The servers that the tests can need.
@@ -122,19 +125,19 @@ fn shared_mysql() -> Result<mysql_instance::Instance> {
 pub enum Server {
     /// PostgreSQL 13 or later.
     Postgres,
-    /// MariaDB 10.6 or later.
-    Mysql,
+    /// Apache Kafka.
+    Kafka,
 }
 
 impl Server {
     /// All of them, in the order they are started.
-    pub const ALL: [Self; 2] = [Self::Postgres, Self::Mysql];
+    pub const ALL: [Self; 2] = [Self::Postgres, Self::Kafka];
 
     /// What the command line calls it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
-            Self::Mysql => "mysql",
+            Self::Kafka => "kafka",
         }
     }
 
@@ -147,7 +150,7 @@ impl Server {
     pub fn variable(self) -> &'static str {
         match self {
             Self::Postgres => POSTGRES_URL,
-            Self::Mysql => MYSQL_URL,
+            Self::Kafka => KAFKA_BOOTSTRAP_SERVERS,
         }
     }
 
@@ -164,12 +167,9 @@ impl Server {
                     was_running: running.was_running,
                 })
             }
-            Self::Mysql => {
-                let running = shared_mysql()?.start(MYSQL_PORT)?;
-                Ok(Started {
-                    url: running.url.into(),
-                    was_running: running.was_running,
-                })
+            Self::Kafka => {
+                let (url, was_running) = shared_kafka()?.start(KAFKA_PORT)?;
+                Ok(Started { url, was_running })
             }
         }
     }
@@ -181,7 +181,7 @@ impl Server {
     pub fn running(self) -> Result<Option<String>> {
         match self {
             Self::Postgres => Ok(shared_postgres()?.running()?.map(|url| url.as_str().to_owned())),
-            Self::Mysql => Ok(shared_mysql()?.running()?.map(String::from)),
+            Self::Kafka => shared_kafka()?.running(),
         }
     }
 
@@ -192,7 +192,7 @@ impl Server {
     pub fn stop(self) -> Result<()> {
         match self {
             Self::Postgres => shared_postgres()?.stop(Shutdown::Fast),
-            Self::Mysql => shared_mysql()?.stop(mysql_instance::Signal::Term),
+            Self::Kafka => shared_kafka()?.stop(),
         }
     }
 
@@ -203,7 +203,7 @@ impl Server {
     pub fn kill(self) -> Result<()> {
         match self {
             Self::Postgres => shared_postgres()?.kill9(),
-            Self::Mysql => shared_mysql()?.stop(mysql_instance::Signal::Kill),
+            Self::Kafka => shared_kafka()?.kill9(),
         }
     }
 
@@ -217,9 +217,9 @@ impl Server {
                 private_postgres::remove_orphans()?;
                 shared_postgres()?.remove()
             }
-            Self::Mysql => {
-                private_mysql::remove_orphans()?;
-                shared_mysql()?.remove()
+            Self::Kafka => {
+                private_kafka::remove_orphans()?;
+                shared_kafka()?.remove()
             }
         }
     }

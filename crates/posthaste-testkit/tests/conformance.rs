@@ -1,8 +1,8 @@
 //! The suites on every store and transport: one line each.
 
 use anyhow::Result;
-use posthaste_testkit::TestDatabase;
 use posthaste_testkit::conformance::{At, carry_messages, handle_messages, keep_rows};
+use posthaste_testkit::{TestDatabase, servers};
 
 macro_rules! on_every_store {
     ($($suite:ident :: $case:ident),* $(,)?) => {$(
@@ -18,12 +18,6 @@ macro_rules! on_every_store {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn on_postgres() -> Result<()> {
                 let database = TestDatabase::postgres().await?;
-                $suite::$case(database.url()).await
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_mysql() -> Result<()> {
-                let database = TestDatabase::mysql().await?;
                 $suite::$case(database.url()).await
             }
         }
@@ -51,9 +45,14 @@ macro_rules! on_every_transport {
     ($($suite:ident :: $case:ident),* $(,)?) => {
         on_transport!(sql_on_sqlite, TestDatabase::sqlite()?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand]);
         on_transport!(sql_on_postgres, TestDatabase::postgres().await?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand]);
-        on_transport!(sql_on_mysql, TestDatabase::mysql().await?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand]);
         on_transport!(memory_on_sqlite, TestDatabase::sqlite()?, "memory:", [$($suite::$case),*]);
+        on_transport!(kafka_on_sqlite, TestDatabase::sqlite()?, &kafka()?, [$($suite::$case),*]);
+        on_transport!(kafka_on_postgres, TestDatabase::postgres().await?, &kafka()?, [$($suite::$case),*]);
     };
+}
+
+fn kafka() -> Result<String> {
+    Ok(format!("kafka://{}", servers::kafka()?))
 }
 
 on_every_store! {
@@ -70,6 +69,7 @@ on_every_transport! {
     handle_messages::poison_costs_only_itself,
     handle_messages::undecodable_is_dead_as_it_came,
     handle_messages::order_per_key_through_retries,
+    handle_messages::a_long_queue_behind_one_key_drains,
     handle_messages::dead_letters_replay_and_discard,
     handle_messages::scheduled_messages_wait,
     handle_messages::survivors_take_over,

@@ -58,6 +58,7 @@ CREATE TABLE inbox_messages (
 );
 CREATE INDEX inbox_parked ON inbox_messages (subscription, due_at) WHERE status = 'parked';
 CREATE INDEX inbox_parked_keys ON inbox_messages (subscription, message_key, parked_seq) WHERE status = 'parked';
+CREATE INDEX inbox_finished ON inbox_messages (processed_at) WHERE status = 'processed';
 CREATE INDEX inbox_dead ON inbox_messages (last_failed_at) WHERE status = 'dead';
 
 CREATE TABLE leases (

@@ -10,21 +10,22 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::broker::{Broker, BrokerError, Delivery, Receiver};
-use crate::dead_letter;
 use crate::failpoint::{self, mutant};
 use crate::failure::{Failure, chain};
 use crate::handle::Subscription;
-use crate::invoke::{Blame, Failed, blame, blame_store, cause, invoke};
+use crate::invoke::{Blame, Failed, blame, blame_store, invoke};
 use crate::lease::Keeper;
 use crate::message::{Message, MessageId, now};
 use crate::outbox;
-use crate::retry::{Next, back_off, jitter};
+use crate::retry::{back_off, jitter};
 use crate::store::inbox_rows::{self as inbox, Fate};
 use crate::store::{Dialect, Store, StoreError};
 use crate::telemetry::metric;
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
+/// The cause of a message that came, or came to its turn, too late.
+pub(crate) const EXPIRED: &str = "the message expired before it was handled";
 /// How often a collision of transactions is tried again before it counts as the messages' failure.
 const COLLISIONS: u32 = 8;
 
@@ -36,7 +37,7 @@ pub(crate) struct Consumer {
 
 /// Why nothing more can be done with the deliveries in hand; they are given back.
 #[derive(Debug, thiserror::Error)]
-enum Stop {
+pub(crate) enum Stop {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -46,9 +47,9 @@ enum Stop {
 }
 
 #[derive(Clone)]
-struct Item {
-    tag: i64,
-    message: Arc<Message>,
+pub(crate) struct Item {
+    pub tag: i64,
+    pub message: Arc<Message>,
 }
 
 /// How a batch's transaction ended.
@@ -62,6 +63,11 @@ impl Consumer {
     pub async fn run(self, broker: Broker, keeper: Arc<Keeper>, stop: CancellationToken) {
         let scope = format!("{}/worker", self.service);
         let mut receiver = broker.receiver(&self.subscription, &keeper, &scope);
+        self.consume(&mut receiver, stop).await;
+        receiver.close().await;
+    }
+
+    async fn consume(&self, receiver: &mut Receiver, stop: CancellationToken) {
         let mut failures = 0u32;
         loop {
             let received = tokio::select! {
@@ -69,7 +75,7 @@ impl Consumer {
                 received = receiver.receive(self.subscription.batch) => received,
             };
             let result = match received {
-                Ok(deliveries) => self.process(&receiver, deliveries).await,
+                Ok(deliveries) => self.process(receiver, deliveries).await,
                 Err(error) => Err(error.into()),
             };
             match result {
@@ -102,7 +108,7 @@ impl Consumer {
             let suspect = delivery.redelivered;
             let item = self.identify(delivery);
             let refused = if item.message.expired(now()) {
-                Err("the message expired before it was handled".to_owned())
+                Err(EXPIRED.to_owned())
             } else {
                 self.subscription.handler.decode(&item.message).map(drop)
             };
@@ -119,7 +125,7 @@ impl Consumer {
         }
         let lanes = match self.store.dialect() {
             Dialect::Sqlite => 1,
-            Dialect::Postgres | Dialect::Mysql => self.subscription.concurrency.max(1),
+            Dialect::Postgres => self.subscription.concurrency.max(1),
         };
         if lanes == 1 || good.len() < 2 {
             return self.handle(receiver, good).await;
@@ -292,75 +298,7 @@ impl Consumer {
             .partition(|item| item.message.key.as_ref().is_some_and(|key| blocked.contains(key))))
     }
 
-    /// A first attempt failed: parked or dead, by what the handler said.
-    async fn fail(&self, receiver: &Receiver, item: &Item, failure: Failure) -> Result<(), Stop> {
-        let error = cause(&failure);
-        let next = match failure {
-            Failure::Reject(_) => Next::Dead,
-            Failure::Later(after) => Next::After(after),
-            Failure::Retry(_) => self.subscription.retry.next(1, jitter()),
-        };
-        let attempts = u32::from(!matches!(failure, Failure::Later(_)));
-        match next {
-            Next::Dead => self.bury(receiver, item, attempts, &error).await,
-            Next::After(after) => {
-                tracing::warn!(
-                    subscription = self.subscription.name,
-                    message_id = %item.message.id,
-                    correlation_id = item.message.correlation_id,
-                    attempt = 1,
-                    retry_in_ms = after.as_millis() as u64,
-                    error,
-                    "the handler failed"
-                );
-                self.count("retry", 1);
-                let mut tx = self.store.begin().await?;
-                let fate = Fate::Parked {
-                    after,
-                    error: Some(&error),
-                };
-                inbox::settle_new(&mut tx, &self.subscription.name, &item.message, attempts, fate).await?;
-                self.settle(receiver, tx, &[item.tag]).await
-            }
-        }
-    }
-
-    async fn bury(&self, receiver: &Receiver, item: &Item, attempts: u32, error: &str) -> Result<(), Stop> {
-        if attempts == 0 {
-            metrics::counter!(metric::INBOX_RECEIVED, "posthaste_verdict" => "rejected").increment(1);
-        }
-        self.count("dead", 1);
-        let mut tx = self.store.begin().await?;
-        let from = dead_letter::Origin::Transport { attempts };
-        dead_letter::bury(&mut tx, &self.service, &self.subscription, &item.message, from, error).await?;
-        self.settle(receiver, tx, &[item.tag]).await
-    }
-
-    async fn park_all(&self, receiver: &Receiver, items: &[Item]) -> Result<(), Stop> {
-        let mut tx = self.store.begin().await?;
-        for item in items {
-            let fate = Fate::Parked {
-                after: Duration::ZERO,
-                error: None,
-            };
-            inbox::settle_new(&mut tx, &self.subscription.name, &item.message, 0, fate).await?;
-        }
-        let tags: Vec<i64> = items.iter().map(|item| item.tag).collect();
-        self.settle(receiver, tx, &tags).await
-    }
-
-    async fn settle(&self, receiver: &Receiver, tx: crate::store::Tx, tags: &[i64]) -> Result<(), Stop> {
-        if !receiver.settle_in(&tx, tags).await? {
-            tx.rollback().await?;
-            return Err(Stop::Fenced);
-        }
-        failpoint::hit("consumer.settling").await;
-        tx.commit().await?;
-        failpoint::hit("consumer.settled").await;
-        Ok(receiver.acknowledge(tags).await?)
-    }
-
-    fn count(&self, outcome: &'static str, by: u64) {
+    pub(crate) fn count(&self, outcome: &'static str, by: u64) {
         let handler = self.subscription.name.clone();
         metrics::counter!(metric::ATTEMPTS, "posthaste_handler" => handler, "posthaste_outcome" => outcome)
             .increment(by);

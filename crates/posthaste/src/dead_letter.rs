@@ -113,6 +113,19 @@ pub(crate) async fn bury(
     error: &str,
 ) -> Result<(), StoreError> {
     let (Origin::Transport { attempts } | Origin::Parked { attempts }) = from;
+    let fate = Fate::Dead { error };
+    let buried = match from {
+        Origin::Transport { attempts } => {
+            inbox_rows::settle_new(tx, &subscription.name, message, attempts, fate).await?
+        }
+        Origin::Parked { attempts } => {
+            inbox_rows::settle_parked(tx, &subscription.name, message.id.0, attempts, attempts, fate).await?
+        }
+    };
+    // A repeat of what was handled or buried before is no news.
+    if !buried {
+        return Ok(());
+    }
     tracing::error!(
         subscription = subscription.name,
         message_id = %message.id,
@@ -121,15 +134,6 @@ pub(crate) async fn bury(
         error,
         "dead letter"
     );
-    let fate = Fate::Dead { error };
-    match from {
-        Origin::Transport { attempts } => {
-            inbox_rows::settle_new(tx, &subscription.name, message, attempts, fate).await?;
-        }
-        Origin::Parked { attempts } => {
-            inbox_rows::settle_parked(tx, &subscription.name, message.id.0, attempts, attempts, fate).await?;
-        }
-    }
     if let Some(queue) = &subscription.dead_letter_queue {
         let mut copy = message.clone();
         copy.id = message.id.derive(&subscription.name, u32::MAX);

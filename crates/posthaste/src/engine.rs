@@ -1,13 +1,16 @@
 //! Runs one service's loops: relay, consumers, retrier, retention.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::consumer::Consumer;
+use crate::failure::panic_text;
 use crate::handle::Subscription;
 use crate::lease::Keeper;
 use crate::publish::Publisher;
@@ -93,34 +96,46 @@ impl Engine {
         let mut scopes = Vec::new();
         if roles.relay {
             scopes.push(format!("{service}/relay"));
-            tasks.spawn(Relay::new(&service, &store, &broker, &keeper).run(stop.clone()));
+            let (service, store, broker, keeper) = (service.clone(), store.clone(), broker.clone(), keeper.clone());
+            supervise(&mut tasks, "relay", &stop, move |stop| {
+                Relay::new(&service, &store, &broker, &keeper).run(stop)
+            });
         }
         if roles.worker {
             scopes.push(format!("{service}/worker"));
             let subscriptions: Vec<Arc<Subscription>> = subscriptions.into_iter().map(Arc::new).collect();
-            let retention = Retention {
-                store: store.clone(),
-                subscriptions: subscriptions.iter().map(|one| one.name.clone()).collect(),
-                outbox: tuning.keep_outbox,
-                inbox: tuning.keep_inbox,
-                every: tuning.clean_every,
-            };
-            tasks.spawn(retention.run(stop.clone()));
-            for subscription in &subscriptions {
-                let consumer = Consumer {
-                    service: service.clone(),
-                    store: store.clone(),
-                    subscription: subscription.clone(),
+            let database = store.clone();
+            supervise(&mut tasks, "retention", &stop, move |stop| {
+                let retention = Retention {
+                    store: database.clone(),
+                    outbox: tuning.keep_outbox,
+                    inbox: tuning.keep_inbox,
+                    every: tuning.clean_every,
                 };
-                tasks.spawn(consumer.run(broker.clone(), keeper.clone(), stop.clone()));
+                retention.run(stop)
+            });
+            for subscription in &subscriptions {
+                let (service, store, subscription) = (service.clone(), store.clone(), subscription.clone());
+                let (broker, keeper) = (broker.clone(), keeper.clone());
+                supervise(&mut tasks, "consumer", &stop, move |stop| {
+                    let consumer = Consumer {
+                        service: service.clone(),
+                        store: store.clone(),
+                        subscription: subscription.clone(),
+                    };
+                    consumer.run(broker.clone(), keeper.clone(), stop)
+                });
             }
             if !subscriptions.is_empty() {
-                let retrier = Retrier {
-                    service: service.clone(),
-                    store: store.clone(),
-                    subscriptions,
-                };
-                tasks.spawn(retrier.run(stop.clone()));
+                let (service, store) = (service.clone(), store.clone());
+                supervise(&mut tasks, "retrier", &stop, move |stop| {
+                    let retrier = Retrier {
+                        service: service.clone(),
+                        store: store.clone(),
+                        subscriptions: subscriptions.clone(),
+                    };
+                    retrier.run(stop)
+                });
             }
         }
         let publisher = Publisher::new(&service, store, broker);
@@ -157,6 +172,27 @@ impl Engine {
             }
         }
     }
+}
+
+/// Runs a loop until `stop`. A panic in it, which only a defect of ours brings, must not end it in silence.
+fn supervise<F: Future<Output = ()> + Send + 'static>(
+    tasks: &mut JoinSet<()>,
+    what: &'static str,
+    stop: &CancellationToken,
+    run: impl Fn(CancellationToken) -> F + Send + 'static,
+) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        while let Err(panic) = AssertUnwindSafe(run(stop.clone())).catch_unwind().await {
+            let panic = panic_text(panic.as_ref());
+            tracing::error!(what, panic, "a loop panicked; it starts again");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    });
 }
 
 /// One keeper per database and process: its renewal, shares and poll serve all services on it.

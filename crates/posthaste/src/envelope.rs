@@ -51,6 +51,15 @@ pub(crate) fn encode(message: &Message) -> String {
     serde_json::to_string(&envelope).unwrap_or_default()
 }
 
+/// `headers` as [`encode`] wrote them, without the time after which nobody wants the message.
+pub(crate) fn without_expiry(headers: &str) -> String {
+    let Ok(mut envelope) = serde_json::from_str::<Envelope>(headers) else {
+        return headers.to_owned();
+    };
+    envelope.expirytime = None;
+    serde_json::to_string(&envelope).unwrap_or_default()
+}
+
 const JSON: &str = "application/json";
 
 /// The columns and `headers` of a row as a message. Headers that cannot be read, for example in a row

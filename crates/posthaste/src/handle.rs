@@ -205,7 +205,21 @@ pub(crate) trait Handler: Send + Sync {
     fn handle<'a>(&'a self, items: Vec<(Arc<Message>, Decoded)>, cx: &'a mut Cx<'_>) -> HandlerFuture<'a>;
 }
 
+/// Runs code of the contract's author: a panic in it is the message's failure, not the consumer's end.
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
+        format!(
+            "the contract's own code panicked: {}",
+            crate::failure::panic_text(panic.as_ref())
+        )
+    })
+}
+
 fn decode<E: Event>(message: &Message) -> Result<Decoded, String> {
+    guarded(|| decode_event::<E>(message))?
+}
+
+fn decode_event<E: Event>(message: &Message) -> Result<Decoded, String> {
     let event: E = serde_json::from_slice(&message.body)
         .map_err(|error| format!("the body breaks the contract: {}", without_values(&error.to_string())))?;
     event
@@ -226,7 +240,8 @@ fn without_values(text: &str) -> String {
 }
 
 fn dedup_key<E: Event>(body: &[u8]) -> Option<String> {
-    serde_json::from_slice::<E>(body).ok()?.dedup_key()
+    // A body that cannot be read is found out when it is decoded.
+    guarded(|| serde_json::from_slice::<E>(body).ok()?.dedup_key()).ok()?
 }
 
 fn downcast<E: Event>(decoded: Decoded) -> Result<E, Failure> {

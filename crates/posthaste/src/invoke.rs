@@ -98,7 +98,9 @@ async fn call(
     match outcome {
         Ok(Ok(handled)) => handled,
         Ok(Err(_elapsed)) => Err(Failure::Retry(Box::new(Unanswered::Deadline(subscription.deadline)))),
-        Err(panic) => Err(Failure::Retry(Box::new(Unanswered::Panic(panic_text(panic.as_ref()))))),
+        Err(panic) => Err(Failure::Retry(Box::new(Unanswered::Panic(crate::failure::panic_text(
+            panic.as_ref(),
+        ))))),
     }
 }
 
@@ -125,12 +127,6 @@ enum Unanswered {
     Panic(String),
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
-}
-
 /// What the database has to do with a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blame {
@@ -150,8 +146,13 @@ pub(crate) fn blame(failure: &Failure) -> Blame {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
     while let Some(error) = next {
         let found = match (error.downcast_ref::<StoreError>(), error.downcast_ref::<DbErr>()) {
+            // The handler's own statement took too long; while the database is away, no handler is called.
+            (Some(StoreError::Deadline(_)), _) => Blame::Message,
             (Some(store), _) => blame_store(store),
-            (None, Some(db)) => blame_store(&StoreError::from(db.clone())),
+            (None, Some(db)) => match StoreError::from(db.clone()) {
+                StoreError::Deadline(_) => Blame::Message,
+                store => blame_store(&store),
+            },
             (None, None) => Blame::Message,
         };
         if found != Blame::Message {

@@ -5,9 +5,11 @@
 //! slots fairly among the living members of a scope, and polls for rows that no signal announced.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -79,8 +81,16 @@ impl Keeper {
         let stopped = stop.clone();
         tokio::spawn(async move {
             while let Some(keeper) = weak.upgrade() {
-                if let Err(error) = keeper.beat().await {
-                    tracing::warn!(error = %crate::failure::chain(&error), "leases not renewed");
+                let beaten = AssertUnwindSafe(tokio::time::timeout(ttl, keeper.beat())).catch_unwind();
+                match beaten.await.map_err(|panic| crate::failure::panic_text(panic.as_ref())) {
+                    Err(panic) => tracing::error!(panic, "leases not renewed"),
+                    Ok(Ok(Ok(()))) => {}
+                    Ok(Ok(Err(error))) => {
+                        tracing::warn!(error = %crate::failure::chain(&error), "leases not renewed");
+                    }
+                    Ok(Err(_elapsed)) => {
+                        tracing::warn!("leases not renewed: the database did not answer within {ttl:?}")
+                    }
                 }
                 // Not kept over the wait: the last engine to stop drops the keeper and so ends this task.
                 drop(keeper);
@@ -153,7 +163,10 @@ impl Keeper {
         let found = lease_rows::scopes(&self.store, self.owner, scopes).await?;
         for (name, scope) in found {
             let slots = self.share(&name, scope).await?;
-            self.show(&name, slots, started + self.ttl * 8 / 10);
+            if !self.show(&name, slots, started + self.ttl * 8 / 10) {
+                // Left while it was being renewed: what was taken now would be nobody's.
+                lease_rows::leave(&self.store, &name, self.owner).await?;
+            }
         }
         // Rows that no signal announced: another process's on SQLite, a lost NOTIFY.
         let wake = lease_rows::waiting(&self.store).await?;
@@ -198,9 +211,10 @@ impl Keeper {
         Ok(held)
     }
 
-    fn show(&self, name: &str, mut slots: BTreeMap<i64, Slot>, until: Instant) {
+    /// `false`: this process has left the scope.
+    fn show(&self, name: &str, mut slots: BTreeMap<i64, Slot>, until: Instant) -> bool {
         let scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(sender) = scopes.get(name) else { return };
+        let Some(sender) = scopes.get(name) else { return false };
         sender.send_if_modified(|held| {
             for (slot, now) in &mut slots {
                 if let Some(before) = held.slots.get(slot).filter(|before| before.epoch == now.epoch) {
@@ -212,5 +226,6 @@ impl Keeper {
             held.until = until;
             changed
         });
+        true
     }
 }

@@ -50,6 +50,7 @@ mod relay;
 mod retention;
 mod retrier;
 pub mod retry;
+mod set_aside;
 pub mod store;
 pub mod telemetry;
 

@@ -142,7 +142,7 @@ impl Relay {
         if slots != self.slots {
             self.floor.reset();
             self.slots = slots;
-            self.next_due = Some(Instant::now());
+            self.next_due = (!self.slots.is_empty()).then(Instant::now);
         }
         if self.slots.is_empty() {
             return Ok(Step::Idle);
@@ -150,15 +150,13 @@ impl Relay {
         let partitions: Vec<i64> = self.slots.keys().copied().collect();
         if self.next_due.is_some_and(|at| at <= Instant::now()) {
             self.next_due = None;
-            let due = outbox::due(&self.store, &self.service, &partitions, BATCH).await?;
-            if !due.is_empty() {
-                let forwarded = self.forward(due).await?;
+            let mut due = outbox::due(&self.store, &self.service, &partitions, BATCH).await?;
+            let now = Instant::now();
+            due.retain(|row| self.waiting.get(&lane(row)).is_none_or(|(_, at)| *at <= now));
+            // What the transport refuses waits with its lane and keeps nothing else waiting.
+            if !due.is_empty() && !matches!(self.forward(due).await?, Forwarded::Nothing) {
                 self.next_due = Some(Instant::now());
-                return Ok(if matches!(forwarded, Forwarded::Nothing) {
-                    Step::Refused
-                } else {
-                    Step::Moved
-                });
+                return Ok(Step::Moved);
             }
         }
         self.waiting.retain(|_, (_, at)| *at > Instant::now() - MAX_DELAY);
@@ -206,8 +204,9 @@ impl Relay {
         }
         self.floor.idle();
         if self.next_due.is_none() {
-            let wait = outbox::next_due(&self.store, &self.service).await?;
-            self.next_due = wait.map(|wait| Instant::now() + Duration::from_secs_f64(wait.clamp(0.0, 3600.0)));
+            let wait = outbox::next_due(&self.store, &self.service, &partitions).await?;
+            // Those that are due and still here wait with their lane.
+            self.next_due = wait.map(|wait| Instant::now() + Duration::from_secs_f64(wait.clamp(0.2, 3600.0)));
         }
         Ok(Step::Idle)
     }

@@ -1,26 +1,32 @@
-//! Takes parked rows when they are due, each alone: the attempt is counted and committed first, so
-//! that a message that kills the process ends in the dead letters too.
+//! Tries parked rows when they are due, each alone: its own attempt, and no other row's, is counted and
+//! committed first, so that a message that kills the process ends in the dead letters too.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{self, StreamExt};
 use tokio_util::sync::CancellationToken;
 
+use crate::consumer::EXPIRED;
 use crate::dead_letter;
 use crate::failpoint;
 use crate::failure::{Failure, chain};
 use crate::handle::Subscription;
-use crate::invoke::{Blame, blame, cause, invoke};
+use crate::invoke::{Blame, Published, blame, cause, invoke};
+use crate::message::now;
 use crate::outbox;
 use crate::retry::{Next, back_off, jitter};
-use crate::store::inbox_rows::{self as inbox, Fate, Parked};
-use crate::store::{Store, StoreError};
+use crate::store::inbox_rows::{self as inbox, Due, Fate, Parked};
+use crate::store::{Store, StoreError, Tx};
 use crate::telemetry::metric;
 
-/// Rows taken at a time.
-const BATCH: i64 = 50;
-/// A row of a worker that died comes back this long after its handler's deadline; a worker that lives stops trying
-/// its claims after this long.
+/// Rows looked at in one go.
+const PAGE: i64 = 500;
+/// Keys that are worked off at a time, so that one handler that hangs holds up few others.
+const LANES: usize = 4;
+/// A row of a worker that died comes back this long after its handler's deadline. Also how long one key is
+/// worked off before it is another's turn.
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Retrier {
@@ -87,53 +93,61 @@ impl Retrier {
             .filter(|one| one.ordered)
             .map(|one| one.name.clone())
             .collect();
-        let longest = self
-            .subscriptions
-            .iter()
-            .map(|one| one.deadline)
-            .max()
-            .unwrap_or_default();
-        let tx = self.store.begin().await?;
-        let taken = inbox::claim_due(&tx, names, &ordered, longest + GRACE, BATCH).await?;
-        if taken.is_empty() {
-            tx.rollback().await?;
-            return Ok(0);
-        }
-        tx.commit().await?;
-        failpoint::hit("retrier.claimed").await;
-        let count = taken.len();
-        // A row whose claim may run out while it is handled would be taken by two workers.
-        let until = Instant::now() + GRACE;
-        let mut rows = taken.into_iter();
-        for row in rows.by_ref() {
-            self.retry(row).await?;
-            if stop.is_cancelled() || Instant::now() > until {
-                break;
+        let heads = inbox::due(&self.store, names, &ordered, PAGE).await?;
+        let count = heads.len();
+        let halt = stop.child_token();
+        let lanes = heads.into_iter().map(|head| self.work_off(head, &halt));
+        let mut lanes = stream::iter(lanes).buffer_unordered(LANES);
+        let mut failed = None;
+        while let Some(worked) = lanes.next().await {
+            if let Err(error) = worked {
+                // The others finish what they have in hand: dropped in the middle it would have cost an attempt.
+                halt.cancel();
+                failed = Some(error);
             }
         }
-        self.release(rows.as_slice()).await?;
-        Ok(count)
+        failed.map_or(Ok(count), Err)
     }
 
-    /// Gives back what was claimed and not tried.
-    async fn release(&self, rows: &[Parked]) -> Result<(), StoreError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let mut tx = self.store.begin().await?;
-        for row in rows {
-            inbox::release(&mut tx, row).await?;
-        }
-        tx.commit().await
-    }
-
-    async fn retry(&self, row: Parked) -> Result<(), StoreError> {
-        let Some(subscription) = self.subscriptions.iter().find(|one| one.name == row.subscription) else {
+    /// Tries `head`, and once it has ended the rows that wait behind it.
+    async fn work_off(&self, head: Due, halt: &CancellationToken) -> Result<(), StoreError> {
+        let Some(subscription) = self.subscriptions.iter().find(|one| one.name == head.subscription) else {
             return Ok(());
         };
+        let key = head.key.clone().filter(|_| subscription.ordered);
+        let until = Instant::now() + GRACE;
+        let mut rows = VecDeque::from([head]);
+        while let Some(row) = rows.pop_front() {
+            if halt.is_cancelled() || Instant::now() > until {
+                // The other keys' turn; this one goes on where it stopped.
+                return inbox::hasten(&self.store, &row).await;
+            }
+            let Some(taken) = inbox::take(&self.store, &row, subscription.deadline + GRACE).await? else {
+                return Ok(());
+            };
+            failpoint::hit("retrier.claimed").await;
+            let ended = self.retry(subscription, taken).await?;
+            match &key {
+                Some(key) if ended && rows.is_empty() => {
+                    rows = inbox::next_of_key(&self.store, &subscription.name, key, PAGE)
+                        .await?
+                        .into();
+                }
+                Some(_) if ended => {}
+                _ => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the row has ended: handled or dead.
+    async fn retry(&self, subscription: &Subscription, row: Parked) -> Result<bool, StoreError> {
         if row.attempts > subscription.retry.attempts.max(1) {
             let error = "the attempts are used up; the last one ended without an answer, as in a crash";
             return self.bury(subscription, &row, error).await;
+        }
+        if row.message.expired(now()) {
+            return self.bury(subscription, &row, EXPIRED).await;
         }
         let decoded = match subscription.handler.decode(&row.message) {
             Ok(decoded) => decoded,
@@ -142,25 +156,36 @@ impl Retrier {
         let message = Arc::new(row.message.clone());
         let mut tx = self.store.begin().await?;
         if !inbox::mark_parked(&mut tx, &subscription.name, message.id.0, row.attempts).await? {
-            return tx.rollback().await;
+            tx.rollback().await?;
+            return Ok(false);
         }
         let failure = match invoke(subscription, &mut tx, vec![(message, decoded)], row.attempts).await {
-            Ok(published) => {
-                outbox::append_all(&mut tx, &self.service, published).await?;
-                failpoint::hit("retrier.handled").await;
-                tx.commit().await?;
-                failpoint::hit("retrier.committed").await;
-                self.count(subscription, "ok");
-                return Ok(());
+            Ok(published) => match self.finish(tx, published).await {
+                Ok(()) => {
+                    self.count(subscription, "ok");
+                    return Ok(true);
+                }
+                // Whether the database or what was published is at fault, the cause is to be kept.
+                Err(error) => Failure::Retry(Box::new(error)),
+            },
+            Err(failed) => {
+                // The connection may be gone, and the transaction with it.
+                drop(tx.rollback().await);
+                failed.failure
             }
-            Err(failed) => failed.failure,
         };
-        // The connection may be gone, and the transaction with it.
-        drop(tx.rollback().await);
         self.fail(subscription, &row, failure).await
     }
 
-    async fn fail(&self, subscription: &Subscription, row: &Parked, failure: Failure) -> Result<(), StoreError> {
+    async fn finish(&self, mut tx: Tx, published: Published) -> Result<(), StoreError> {
+        outbox::append_all(&mut tx, &self.service, published).await?;
+        failpoint::hit("retrier.handled").await;
+        tx.commit().await?;
+        failpoint::hit("retrier.committed").await;
+        Ok(())
+    }
+
+    async fn fail(&self, subscription: &Subscription, row: &Parked, failure: Failure) -> Result<bool, StoreError> {
         let error = cause(&failure);
         // Neither an outage nor an answer "later" uses an attempt up.
         let (attempts, next) = match (&failure, blame(&failure)) {
@@ -190,10 +215,11 @@ impl Retrier {
         let id = row.message.id.0;
         inbox::settle_parked(&mut tx, &subscription.name, id, row.attempts, attempts, fate).await?;
         failpoint::hit("retrier.parking").await;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(false)
     }
 
-    async fn bury(&self, subscription: &Subscription, row: &Parked, error: &str) -> Result<(), StoreError> {
+    async fn bury(&self, subscription: &Subscription, row: &Parked, error: &str) -> Result<bool, StoreError> {
         self.count(subscription, "dead");
         let mut tx = self.store.begin().await?;
         let from = dead_letter::Origin::Parked { attempts: row.attempts };
@@ -201,7 +227,7 @@ impl Retrier {
         failpoint::hit("retrier.burying").await;
         tx.commit().await?;
         failpoint::hit("retrier.buried").await;
-        Ok(())
+        Ok(true)
     }
 
     fn count(&self, subscription: &Subscription, outcome: &'static str) {

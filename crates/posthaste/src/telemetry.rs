@@ -31,6 +31,9 @@ pub mod metric {
     pub const REPLAYED: &str = "posthaste_dlq_replayed_total";
     /// Gauge: rows waiting in a `sql:` queue by `messaging_destination_name`.
     pub const QUEUE_DEPTH: &str = "posthaste_queue_depth";
+    /// Gauge: records of a Kafka partition that are not done yet, by `messaging_destination_name`,
+    /// `messaging_consumer_group_name` and `messaging_destination_partition_id`.
+    pub const CONSUMER_LAG: &str = "posthaste_consumer_lag";
     /// Histogram, s: one handler call by `messaging_destination_name`.
     pub const PROCESS: &str = "messaging_process_duration_seconds";
     /// Counter: messages that the broker confirmed.

@@ -49,6 +49,7 @@ pub async fn poison_costs_only_itself(at: &At) -> Result<()> {
         Act::NeverReturn,
         Act::Later,
         Act::FailTwice,
+        Act::PanicInRule,
     ];
     let mut works: Vec<Work> = (0..60).map(|n| work("good", n, Act::Succeed)).collect();
     for (n, act) in acts.iter().enumerate() {
@@ -71,6 +72,11 @@ pub async fn poison_costs_only_itself(at: &At) -> Result<()> {
             Act::NeverReturn,
             0,
             Some((3, "the handler did not finish within 300ms")),
+        ),
+        (
+            Act::PanicInRule,
+            0,
+            Some((0, "the contract's own code panicked: told to panic in a rule")),
         ),
         (Act::Later, 1, None),
         (Act::FailTwice, 1, None),
@@ -125,6 +131,18 @@ pub async fn undecodable_is_dead_as_it_came(at: &At) -> Result<()> {
         "{dead:?}"
     );
     ensure!(find("expired").is_some(), "{dead:?}");
+    let late = Selection {
+        ids: find("expired").map(|letter| letter.message.id).into_iter().collect(),
+        ..Selection::default()
+    };
+    let engine = suite.start(true);
+    ensure!(dead_letter::replay(&suite.store, &late).await? == 1, "not replayed");
+    suite.quiet().await?;
+    engine.stop(LIMIT).await;
+    ensure!(
+        suite.effects("late").await? == [1],
+        "replayed, it is handled however late"
+    );
     Ok(())
 }
 
@@ -179,6 +197,45 @@ pub async fn order_per_key_through_retries(at: &At) -> Result<()> {
             suite.effects(key).await?
         );
     }
+    Ok(())
+}
+
+/// A thousand messages behind one that fails, of a key too long for an index, are handled in order soon
+/// after it; another key does not wait for them. A failed one keeps its place though it is tried last.
+///
+/// # Errors
+/// When order is lost, or it takes too long.
+pub async fn a_long_queue_behind_one_key_drains(at: &At) -> Result<()> {
+    let suite = Suite::open(at).await?;
+    // Of no repeats, so that it cannot be compressed either.
+    let mut state = 1u64;
+    let long: String = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b'a' + (state >> 40) as u8 % 26)
+    })
+    .take(9_000)
+    .collect();
+    let mut first = suite.message(&work("hot", 0, Act::FailTwice))?;
+    first.key = Some(long.clone());
+    let engine = suite.start(true);
+    suite.publish(vec![first]).await?;
+    let mut behind = Vec::new();
+    for n in 1..1000 {
+        let mut message = suite.message(&work(
+            "hot",
+            n,
+            if n % 300 == 7 { Act::FailTwice } else { Act::Succeed },
+        ))?;
+        message.key = Some(long.clone());
+        behind.push(message);
+    }
+    suite.publish(behind).await?;
+    suite.append(&[work("other", 1, Act::FailTwice)]).await?;
+    suite.quiet().await?;
+    engine.stop(LIMIT).await;
+    let effects = suite.effects("hot").await?;
+    ensure!(effects == (0..1000).collect::<Vec<_>>(), "{effects:?}");
+    ensure!(suite.effects("other").await? == [1], "the other key");
     Ok(())
 }
 

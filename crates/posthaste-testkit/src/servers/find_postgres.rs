@@ -1,14 +1,12 @@
 //! PostgreSQL's programs: where they are, and how they come to be there.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use super::places;
+use super::{install_package, places};
 
 const NEEDED: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 
@@ -57,55 +55,13 @@ fn newest_packaged(packaged: &Path) -> Option<PathBuf> {
 
 /// Installs the package without the server that it would create and start on port 5432.
 fn install() -> Result<()> {
-    if !Path::new("/usr/bin/apt-get").exists() {
-        bail!("there is no apt-get here");
-    }
-    eprintln!("PostgreSQL is missing: installing it with apt-get");
-    as_root(["apt-get", "update", "-q"])?;
     // The settings file comes with the common package, the server is created by the other one.
-    as_root([
-        "apt-get",
-        "install",
-        "-q",
-        "-y",
-        "--no-install-recommends",
-        "postgresql-common",
-    ])?;
+    install_package::install(&["postgresql-common"])?;
     let no_server = "sed -i 's/^[# ]*create_main_cluster.*/create_main_cluster = false/' \
         /etc/postgresql-common/createcluster.conf && \
         grep -q '^create_main_cluster = false' /etc/postgresql-common/createcluster.conf";
-    as_root(["sh", "-c", no_server])?;
-    as_root([
-        "apt-get",
-        "install",
-        "-q",
-        "-y",
-        "--no-install-recommends",
-        "postgresql",
-    ])
-}
-
-/// Runs `command` as root, ten minutes at most: directly when we are, else through a sudo that asks for no password.
-pub(super) fn as_root<const N: usize>(command: [&str; N]) -> Result<()> {
-    let prefix: &[&str] = match places::server_account()? {
-        Some(_) => &[],
-        None => &["sudo", "-n"],
-    };
-    let mut words = prefix
-        .iter()
-        .copied()
-        .chain(["timeout", "600", "env", "DEBIAN_FRONTEND=noninteractive"])
-        .chain(command);
-    let program = words.next().unwrap_or_default();
-    let status = Command::new(program)
-        .args(words.map(OsStr::new))
-        .stdin(Stdio::null())
-        .status();
-    let status = status.with_context(|| format!("cannot run {program}"))?;
-    if !status.success() {
-        bail!("`{}` ended with {status}", command.join(" "));
-    }
-    Ok(())
+    install_package::as_root(&["sh", "-c", no_server])?;
+    install_package::install(&["postgresql"])
 }
 
 #[cfg(test)]

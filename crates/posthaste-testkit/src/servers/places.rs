@@ -102,6 +102,13 @@ pub(super) fn living(id: u32) -> Option<String> {
     (!rest.trim_start().starts_with(['Z', 'X'])).then(|| name.to_owned())
 }
 
+/// The last `count` lines of a log.
+pub(super) fn last_lines(log: &Path, count: usize) -> String {
+    let log = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
 /// Waits for the lock on `path`; it is held until the file is dropped, also by a process that dies.
 pub(super) fn lock(path: &Path, limit: Duration) -> Result<File> {
     let file = open_lock(path)?;

@@ -263,15 +263,9 @@ impl Instance {
         started.with_context(|| {
             format!(
                 "PostgreSQL did not start on port {port}; its last words:\n{}",
-                self.last_words()
+                places::last_lines(&self.log(), 10)
             )
         })
-    }
-
-    fn last_words(&self) -> String {
-        let log = fs::read_to_string(self.log()).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(10)..].join("\n")
     }
 
     fn give(&self, path: &Path, account: Option<Account>) -> Result<()> {

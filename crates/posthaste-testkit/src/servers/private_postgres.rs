@@ -1,14 +1,13 @@
 //! A PostgreSQL server of one test, which may stop, kill and start it.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use uuid::Uuid;
 
-use super::PostgresUrl;
 use super::places::{self, ReservedPort};
 use super::postgres_instance::{Instance, Shutdown};
+use super::{PostgresUrl, remove_orphans};
 
 /// No step of starting or stopping takes longer, except the first with an installation before it.
 const STEP_LIMIT: Duration = Duration::from_secs(900);
@@ -111,22 +110,7 @@ async fn step<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'stat
 
 /// Stops and removes the servers of test processes that were killed.
 pub(super) fn remove_orphans() -> Result<()> {
-    let directory = places::servers_directory()?.join("private");
-    if !directory.exists() {
-        return Ok(());
-    }
-    for entry in fs::read_dir(&directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let owner = name
-            .to_str()
-            .and_then(|name| name.split('-').next()?.parse::<u32>().ok());
-        let lives = owner.is_some_and(|id| places::living(id).is_some());
-        if entry.path().is_dir() && !lives {
-            Instance::at(entry.path())?.remove()?;
-        } else if !lives {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
+    remove_orphans::in_directory(&places::servers_directory()?.join("private"), |home| {
+        Instance::at(home)?.remove()
+    })
 }

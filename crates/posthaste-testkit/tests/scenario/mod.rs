@@ -131,12 +131,10 @@ const MIGRATIONS: &[Migration] = &[Migration {
     up: Sql {
         postgres: CREATE,
         sqlite: CREATE,
-        mysql: CREATE,
     },
     down: Sql {
         postgres: DROP,
         sqlite: DROP,
-        mysql: DROP,
     },
 }];
 

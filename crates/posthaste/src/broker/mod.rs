@@ -1,5 +1,7 @@
 //! Transports: publish confirmed, receive and acknowledge. Which one is chosen by URL at start.
 
+#[cfg(feature = "kafka")]
+mod kafka;
 pub mod memory;
 mod sql;
 
@@ -10,6 +12,9 @@ use crate::lease::Keeper;
 use crate::message::Message;
 use crate::store::{Store, StoreError, Tx};
 use std::sync::Arc;
+
+/// Whether this build speaks to Kafka.
+pub const HAS_KAFKA: bool = cfg!(feature = "kafka");
 
 /// What a transport can refuse.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -41,10 +46,14 @@ pub enum Broker {
     Sql(sql::SqlBroker),
     /// In this process, for tests: it behaves like a foreign broker that outlives its clients.
     Memory(memory::MemoryBroker),
+    /// An Apache Kafka cluster.
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::KafkaBroker),
 }
 
 impl Broker {
-    /// The transport behind `url` (`sql:`, `memory:`), next to the database `store`.
+    /// The transport behind `url` (`sql:`, `kafka://`, `memory:`), next to the database `store`. It may
+    /// come later: nothing is connected yet.
     ///
     /// # Errors
     /// [`BrokerError::Url`] when this build has no such transport.
@@ -52,8 +61,10 @@ impl Broker {
         match url.split(':').next() {
             Some("sql") => Ok(Self::Sql(sql::SqlBroker::start(store.clone()))),
             Some("memory") => Ok(Self::Memory(memory::MemoryBroker::default())),
+            #[cfg(feature = "kafka")]
+            Some("kafka" | "kafkas") => Ok(Self::Kafka(kafka::KafkaBroker::open(url)?)),
             _ => Err(BrokerError::Url(format!(
-                "{} is no transport of this build; write sql: (queues in the service's own database) or memory: (tests)",
+                "{} is no transport of this build; write sql: (queues in the service's own database), kafka://HOST:9092 or memory: (tests)",
                 crate::store::mask(url)
             ))),
         }
@@ -64,6 +75,8 @@ impl Broker {
         match self {
             Self::Sql(_) => "sql",
             Self::Memory(_) => "memory",
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => "kafka",
         }
     }
 
@@ -74,6 +87,8 @@ impl Broker {
         match self {
             Self::Sql(broker) => broker.publish(messages).await,
             Self::Memory(broker) => broker.publish(messages).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(broker) => broker.publish(messages).await,
         }
     }
 
@@ -83,6 +98,8 @@ impl Broker {
         match self {
             Self::Sql(broker) => broker.publish_grouped(message).await,
             Self::Memory(broker) => broker.publish(vec![message]).await.pop().unwrap_or(Ok(())),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(broker) => broker.publish(vec![message]).await.pop().unwrap_or(Ok(())),
         }
     }
 
@@ -94,6 +111,8 @@ impl Broker {
         match self {
             Self::Sql(broker) => Ok(broker.ping(limit).await?),
             Self::Memory(_) => Ok(()),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(broker) => broker.ping(limit).await,
         }
     }
 
@@ -102,6 +121,8 @@ impl Broker {
         match self {
             Self::Sql(broker) => Receiver::Sql(broker.receiver(&subscription.queue, keeper, scope)),
             Self::Memory(broker) => Receiver::Memory(broker.receiver(&subscription.queue)),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(broker) => Receiver::Kafka(broker.receiver(subscription, scope)),
         }
     }
 }
@@ -121,6 +142,8 @@ pub(crate) struct Delivery {
 pub(crate) enum Receiver {
     Sql(sql::SqlReceiver),
     Memory(memory::MemoryReceiver),
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::KafkaReceiver),
 }
 
 impl Receiver {
@@ -129,6 +152,8 @@ impl Receiver {
         match self {
             Self::Sql(receiver) => receiver.receive(max).await,
             Self::Memory(receiver) => receiver.receive(max).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(receiver) => receiver.receive(max).await,
         }
     }
 
@@ -138,6 +163,8 @@ impl Receiver {
         match self {
             Self::Sql(receiver) => receiver.settle_in(tx, tags).await,
             Self::Memory(_) => Ok(true),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => Ok(true),
         }
     }
 
@@ -146,6 +173,11 @@ impl Receiver {
         match self {
             Self::Sql(_) => Ok(()),
             Self::Memory(receiver) => {
+                receiver.acknowledge(tags);
+                Ok(())
+            }
+            #[cfg(feature = "kafka")]
+            Self::Kafka(receiver) => {
                 receiver.acknowledge(tags);
                 Ok(())
             }
@@ -164,6 +196,17 @@ impl Receiver {
         match self {
             Self::Sql(receiver) => receiver.abandon(),
             Self::Memory(receiver) => receiver.abandon(),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(receiver) => receiver.abandon(),
+        }
+    }
+
+    /// Ends the reading so that others can go on at once; what is not settled is given back.
+    pub async fn close(self) {
+        match self {
+            Self::Sql(_) | Self::Memory(_) => {}
+            #[cfg(feature = "kafka")]
+            Self::Kafka(receiver) => receiver.close().await,
         }
     }
 }

@@ -52,6 +52,16 @@ fn read(row: &Row) -> Result<DeadLetter, StoreError> {
 pub(crate) async fn replay(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
     let (clause, values) = chosen(store, selection);
     let mut tx = store.begin().await?;
+    // Whoever replays it wants it handled, however late.
+    let sql = format!(
+        "SELECT subscription, message_id, headers FROM inbox_messages WHERE {clause} AND headers LIKE '%expirytime%'"
+    );
+    for row in tx.query(&sql, values.clone()).await? {
+        let headers = envelope::without_expiry(&row.get::<String>("headers")?);
+        let sql = "UPDATE inbox_messages SET headers = $1 WHERE subscription = $2 AND message_id = $3";
+        let (subscription, id): (String, _) = (row.get("subscription")?, tx.dialect().uuid(row.uuid("message_id")?));
+        tx.execute(sql, vec![headers.into(), subscription.into(), id]).await?;
+    }
     let sql = format!("UPDATE inbox_messages SET status = 'parked', attempts = 0, due_at = {{now}} WHERE {clause}");
     let count = tx.execute(&sql, values).await?;
     tx.wake_after_commit(Wake::PARKED);

@@ -1,6 +1,6 @@
 //! The rows of `inbox_messages`: marks of what was handled, parked rows, dead letters.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use sea_orm::Value;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::envelope;
 use crate::message::Message;
-use crate::store::{Column, Dialect, Insert, OnConflict, Row, StoreError, Tx, Wake};
+use crate::store::{Column, Insert, OnConflict, Row, Store, StoreError, Tx, Wake};
 
 const MARK: Insert = Insert {
     table: "inbox_messages",
@@ -35,11 +35,6 @@ pub(crate) async fn mark<'m>(
     let mut sorted: Vec<&Message> = messages.collect();
     // Two batches that overlap lock their rows in one order.
     sorted.sort_unstable_by_key(|message| message.id);
-    if dialect == Dialect::Mysql {
-        // It finds out which rows exist by failing on them: better not to try with those that are known.
-        let known = known(tx, subscription, &sorted).await?;
-        sorted.retain(|message| !known.contains(&message.id.0));
-    }
     let rows = sorted.into_iter().map(|message| {
         vec![
             subscription.into(),
@@ -49,13 +44,8 @@ pub(crate) async fn mark<'m>(
             Value::String(message.correlation_id.clone()),
         ]
     });
-    Ok(MARK.run(tx, rows.collect()).await?.into_iter().collect())
-}
-
-async fn known(tx: &Tx, subscription: &str, messages: &[&Message]) -> Result<HashSet<Uuid>, StoreError> {
-    let sql = "SELECT message_id FROM inbox_messages WHERE subscription = $1 AND message_id {in:$2}";
-    let ids = tx.dialect().uuids(messages.iter().map(|message| message.id.0));
-    tx.query(sql, vec![subscription.into(), ids])
+    let rows = rows.collect();
+    MARK.run(tx, rows)
         .await?
         .iter()
         .map(|row| row.uuid("message_id"))
@@ -89,6 +79,9 @@ pub(crate) enum Fate<'a> {
     Dead { error: &'a str },
 }
 
+/// When rows that wait behind another one are looked at again, should whoever ends that one not come to them.
+const BEHIND: Duration = Duration::from_secs(5);
+
 /// Longest error text that is kept; the log line has it in full.
 const ERROR_CHARACTERS: usize = 4000;
 
@@ -104,21 +97,21 @@ impl Fate<'_> {
 }
 
 /// Writes `message`, of which the inbox knows nothing, as parked or dead after `attempts` attempts. If
-/// the inbox has it, it was a duplicate and what is known stays.
+/// the inbox has it, it was a duplicate and what is known stays: `false`.
 pub(crate) async fn settle_new(
     tx: &mut Tx,
     subscription: &str,
     message: &Message,
     attempts: u32,
     fate: Fate<'_>,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let (status, after, error) = fate.columns();
     let sql = "INSERT INTO inbox_messages (subscription, message_id, event_type, status, correlation_id, received_at, topic, \
             message_key, headers, body, attempts, parked_seq, due_at, first_failed_at, last_failed_at, error) \
-        VALUES ($1, $2, $3, $4, $5, {now}, $6, $7, $8, $9, $10, {next_parked:$1,$7}, \
-            CASE WHEN {int:$11} < 0 THEN NULL ELSE {after:$11} END, \
+        VALUES ($1, $2, $3, $4, $5, {now}, $6, $7, $8, $9, $10, {next_parked}, \
+            CASE WHEN CAST($11 AS bigint) < 0 THEN NULL ELSE {after:$11} END, \
             CASE WHEN $12 = 1 THEN {now} END, CASE WHEN $12 = 1 THEN {now} END, $13) \
-        {ignore:subscription}";
+        ON CONFLICT (subscription, message_id) DO NOTHING";
     let values = vec![
         subscription.into(),
         tx.dialect().uuid(message.id.0),
@@ -135,13 +128,13 @@ pub(crate) async fn settle_new(
         Value::from(i32::from(error.is_some())),
         Value::String(error),
     ];
-    tx.execute(sql, values).await?;
+    let changed = tx.execute(sql, values).await?;
     tx.wake_after_commit(Wake::PARKED);
-    Ok(())
+    Ok(changed == 1)
 }
 
 /// Parks or buries the row that the retrier took with `claimed` attempts; `attempts` is what counts from
-/// now on. Does nothing when another worker has taken the row over since.
+/// now on. `false`: another worker has taken the row over since, and nothing was done.
 pub(crate) async fn settle_parked(
     tx: &mut Tx,
     subscription: &str,
@@ -149,7 +142,7 @@ pub(crate) async fn settle_parked(
     claimed: u32,
     attempts: u32,
     fate: Fate<'_>,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let (status, after, error) = fate.columns();
     let sql = "UPDATE inbox_messages SET status = $4, attempts = $5, due_at = {after:$6}, error = $7, last_failed_at = {now}, \
             first_failed_at = COALESCE(first_failed_at, {now}) \
@@ -163,52 +156,142 @@ pub(crate) async fn settle_parked(
         after.into(),
         Value::String(error),
     ];
-    tx.execute(sql, values).await?;
+    let changed = tx.execute(sql, values).await?;
     tx.wake_after_commit(Wake::PARKED);
-    Ok(())
+    Ok(changed == 1)
+}
+
+/// A parked row that may be tried.
+#[derive(Clone)]
+pub(crate) struct Due {
+    pub subscription: String,
+    pub id: Uuid,
+    pub key: Option<String>,
+    seq: i64,
+}
+
+/// Rows of `subscriptions` that are due, at most `limit`; of a key of an `ordered` subscription only the
+/// earliest. Those behind another one are put off, so that no look finds them again and again: whoever ends
+/// the earliest goes on with [`next_of_key`].
+pub(crate) async fn due(
+    store: &Store,
+    subscriptions: &[String],
+    ordered: &[String],
+    limit: i64,
+) -> Result<Vec<Due>, StoreError> {
+    let dialect = store.dialect();
+    let texts = |list: &[String]| dialect.texts(list.iter().cloned());
+    let sql = "SELECT subscription, message_id, message_key, parked_seq FROM inbox_messages \
+        WHERE status = 'parked' AND due_at <= {clock} AND subscription {in:$1} ORDER BY due_at, parked_seq LIMIT $2";
+    let found = store.query(sql, vec![texts(subscriptions), limit.into()]).await?;
+    let found: Vec<Due> = found.iter().map(read_due).collect::<Result<_, _>>()?;
+    let mut heads: HashMap<(String, String), i64> = HashMap::new();
+    for subscription in ordered {
+        let keys: HashSet<&String> = found
+            .iter()
+            .filter(|row| row.subscription == *subscription)
+            .filter_map(|row| row.key.as_ref())
+            .collect();
+        if keys.is_empty() {
+            continue;
+        }
+        let sql = "SELECT message_key, MIN(parked_seq) AS head FROM inbox_messages \
+            WHERE subscription = $1 AND status = 'parked' AND message_key {in:$2} GROUP BY message_key";
+        let keys = dialect.texts(keys.into_iter().cloned());
+        for row in store.query(sql, vec![subscription.as_str().into(), keys]).await? {
+            heads.insert((subscription.clone(), row.get("message_key")?), row.get("head")?);
+        }
+    }
+    let (first, behind): (Vec<Due>, Vec<Due>) = found.into_iter().partition(|row| {
+        let head = row
+            .key
+            .clone()
+            .and_then(|key| heads.get(&(row.subscription.clone(), key)));
+        head.is_none_or(|head| *head == row.seq)
+    });
+    for subscription in ordered {
+        let ids: Vec<Uuid> = behind
+            .iter()
+            .filter(|row| row.subscription == *subscription)
+            .map(|row| row.id)
+            .collect();
+        if !ids.is_empty() {
+            let sql = "UPDATE inbox_messages SET due_at = {after:$1} \
+                WHERE subscription = $2 AND message_id {in:$3} AND status = 'parked' AND attempts = 0";
+            let values = vec![micros(BEHIND).into(), subscription.as_str().into(), dialect.uuids(ids)];
+            store.execute(sql, values).await?;
+        }
+    }
+    Ok(first)
+}
+
+fn read_due(row: &Row) -> Result<Due, StoreError> {
+    Ok(Due {
+        subscription: row.get("subscription")?,
+        id: row.uuid("message_id")?,
+        key: row.get("message_key")?,
+        seq: row.get("parked_seq")?,
+    })
+}
+
+/// The earliest parked rows of `key`, at most `limit`, due or not.
+pub(crate) async fn next_of_key(
+    store: &Store,
+    subscription: &str,
+    key: &str,
+    limit: i64,
+) -> Result<Vec<Due>, StoreError> {
+    let sql = "SELECT subscription, message_id, message_key, parked_seq FROM inbox_messages \
+        WHERE subscription = $1 AND status = 'parked' AND message_key = $2 ORDER BY parked_seq LIMIT $3";
+    let rows = store
+        .query(sql, vec![subscription.into(), key.into(), limit.into()])
+        .await?;
+    rows.iter().map(read_due).collect()
+}
+
+/// Makes a row that was never tried due now.
+pub(crate) async fn hasten(store: &Store, row: &Due) -> Result<(), StoreError> {
+    let sql = "UPDATE inbox_messages SET due_at = {now} \
+        WHERE subscription = $1 AND message_id = $2 AND status = 'parked' AND attempts = 0 AND first_failed_at IS NULL";
+    let mut tx = store.begin().await?;
+    tx.execute(sql, vec![row.subscription.as_str().into(), tx.dialect().uuid(row.id)])
+        .await?;
+    tx.wake_after_commit(Wake::PARKED);
+    tx.commit().await
 }
 
 /// A parked row that the retrier has taken; its attempt is already counted.
 pub(crate) struct Parked {
-    pub subscription: String,
     pub message: Message,
     pub attempts: u32,
 }
 
-/// Takes due rows of `subscriptions`, at most `limit`: counts the attempt and puts the due time `lease`
-/// ahead, in a transaction of its own, so that an attempt that kills the process counts too. Of a key
-/// of an `ordered` subscription only the earliest row is taken.
-pub(crate) async fn claim_due(
-    tx: &Tx,
-    subscriptions: &[String],
-    ordered: &[String],
-    lease: Duration,
-    limit: i64,
-) -> Result<Vec<Parked>, StoreError> {
-    let dialect = tx.dialect();
-    let sql = "SELECT subscription, message_id, event_type, topic, message_key, headers, body, attempts FROM inbox_messages p {index:inbox_parked} \
-        WHERE status = 'parked' AND due_at <= {now} AND subscription {in:$1} AND (message_key IS NULL \
-            OR NOT (subscription {in:$2}) OR NOT EXISTS (SELECT 1 FROM inbox_messages e {index:inbox_parked_keys} WHERE e.status = 'parked' \
-            AND e.subscription = p.subscription AND e.message_key = p.message_key AND e.parked_seq < p.parked_seq)) \
-        ORDER BY due_at, parked_seq LIMIT $3 {skip_locked}";
-    let texts = |list: &[String]| dialect.texts(list.iter().cloned());
-    let rows = tx
-        .query(sql, vec![texts(subscriptions), texts(ordered), limit.into()])
-        .await?;
-    let mut taken: Vec<Parked> = rows.iter().map(parked).collect::<Result<_, _>>()?;
-    for row in &mut taken {
-        let sql = "UPDATE inbox_messages SET attempts = attempts + 1, due_at = {after:$3} WHERE subscription = $1 AND message_id = $2";
-        let id = dialect.uuid(row.message.id.0);
-        tx.execute(sql, vec![row.subscription.as_str().into(), id, micros(lease).into()])
-            .await?;
-        row.attempts += 1;
-    }
-    Ok(taken)
+/// Takes the row if it is due or was never tried: counts the attempt and puts the due time `lease` ahead,
+/// in a transaction of its own, so that an attempt that kills the process counts too. `None`: another
+/// worker has it, or it is not due.
+pub(crate) async fn take(store: &Store, row: &Due, lease: Duration) -> Result<Option<Parked>, StoreError> {
+    let dialect = store.dialect();
+    let tx = store.begin().await?;
+    let sql = "SELECT message_id, event_type, topic, message_key, headers, body, attempts FROM inbox_messages \
+        WHERE subscription = $1 AND message_id = $2 AND status = 'parked' \
+        AND (due_at <= {now} OR (attempts = 0 AND first_failed_at IS NULL)) {skip_locked}";
+    let key = || vec![row.subscription.as_str().into(), dialect.uuid(row.id)];
+    let rows = tx.query(sql, key()).await?;
+    let Some(mut taken) = rows.first().map(parked).transpose()? else {
+        tx.rollback().await?;
+        return Ok(None);
+    };
+    let sql = "UPDATE inbox_messages SET attempts = attempts + 1, due_at = {after:$3} WHERE subscription = $1 AND message_id = $2";
+    let mut values = key();
+    values.push(micros(lease).into());
+    tx.execute(sql, values).await?;
+    tx.commit().await?;
+    taken.attempts += 1;
+    Ok(Some(taken))
 }
 
 fn parked(row: &Row) -> Result<Parked, StoreError> {
     Ok(Parked {
-        subscription: row.get("subscription")?,
         message: envelope::read(row, "message_id")?,
         attempts: row.get::<i32>("attempts")?.cast_unsigned(),
     })
@@ -228,27 +311,16 @@ pub(crate) async fn mark_parked(tx: &mut Tx, subscription: &str, id: Uuid, attem
     Ok(changed == 1)
 }
 
-/// Gives back a row that [`claim_due`] took and nobody tried: its attempt does not count.
-pub(crate) async fn release(tx: &mut Tx, row: &Parked) -> Result<(), StoreError> {
-    let sql = "UPDATE inbox_messages SET attempts = attempts - 1, due_at = {now} \
-        WHERE subscription = $1 AND message_id = $2 AND status = 'parked' AND attempts = $3";
-    let id = tx.dialect().uuid(row.message.id.0);
-    let attempts = row.attempts.cast_signed().into();
-    tx.execute(sql, vec![row.subscription.as_str().into(), id, attempts])
-        .await?;
-    tx.wake_after_commit(Wake::PARKED);
-    Ok(())
-}
-
 /// How long until a parked row of `subscriptions` falls due. Rows that are due already are claimed without a timer, or wait behind the first of their key.
-pub(crate) async fn next_due(store: &crate::store::Store, subscriptions: &[String]) -> Result<Option<f64>, StoreError> {
-    let sql = "SELECT -({age:due_at}) AS wait FROM inbox_messages {index:inbox_parked} \
-        WHERE status = 'parked' AND due_at > {now} AND subscription {in:$1} ORDER BY due_at LIMIT 1";
+pub(crate) async fn next_due(store: &Store, subscriptions: &[String]) -> Result<Option<f64>, StoreError> {
+    let sql = "SELECT -({age:MIN(due_at)}) AS wait FROM inbox_messages WHERE status = 'parked' AND due_at > {clock} AND subscription {in:$1}";
     let list = store.dialect().texts(subscriptions.iter().cloned());
     let rows = store.query(sql, vec![list]).await?;
     rows.first().map_or(Ok(None), |row| row.get("wait"))
 }
 
+/// Ten years at most: what lies further ahead than a database's times go would be refused, or never due.
 fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+    const MOST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+    time.min(MOST).as_micros() as i64
 }

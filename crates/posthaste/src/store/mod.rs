@@ -1,7 +1,7 @@
 //! A database chosen by URL: connect, begin, run statements.
 //!
 //! Statements are written once with `$1…` and the tokens that [`Dialect::sql`] knows; what differs
-//! between databases is in `postgres.rs`, `mysql.rs` and `sqlite.rs` and nowhere else.
+//! between databases is in `postgres.rs` and `sqlite.rs` and nowhere else.
 
 pub(crate) mod backlog_rows;
 pub(crate) mod dead_letter_rows;
@@ -11,7 +11,6 @@ pub(crate) mod inbox_rows;
 mod insert;
 pub(crate) mod lease_rows;
 mod migrate;
-mod mysql;
 pub(crate) mod outbox_rows;
 mod postgres;
 pub(crate) mod queue_rows;
@@ -23,8 +22,7 @@ mod watch;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement, TransactionTrait, Value};
@@ -38,6 +36,23 @@ pub(crate) use watch::{Signals, Wake};
 
 use crate::engine::KeeperSlot;
 use crate::telemetry::metric;
+
+/// When a database last kept us waiting to the end of a deadline. Its connections may be dead without
+/// knowing: until they have proved otherwise, each is asked before it goes back to its pool.
+static LAST_SILENCE: Mutex<Option<Instant>> = Mutex::new(None);
+const SUSPICION: Duration = Duration::from_secs(300);
+
+fn note_silence() {
+    *LAST_SILENCE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+}
+
+fn recently_silent() -> bool {
+    let last = *LAST_SILENCE.lock().unwrap_or_else(PoisonError::into_inner);
+    last.is_some_and(|at| at.elapsed() < SUSPICION)
+}
+
+/// A begin is one round trip once there is a connection.
+const BEGIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// No statement may take longer; the server is told the same where it can be.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(30);
@@ -77,13 +92,11 @@ impl StoreError {
 
 impl From<DbErr> for StoreError {
     fn from(error: DbErr) -> Self {
-        let class = mysql::classify(&error)
-            .or_else(|| postgres::classify(&error))
-            .or_else(|| sqlite::classify(&error));
-        match class {
+        match postgres::classify(&error).or_else(|| sqlite::classify(&error)) {
             Some(Class::Unavailable) => Self::Unavailable(error),
             Some(Class::Collision) => Self::Collision(error),
             Some(Class::Duplicate) => Self::Duplicate(error),
+            Some(Class::Deadline) => Self::Deadline(STATEMENT_DEADLINE),
             None => Self::Statement(error),
         }
     }
@@ -93,12 +106,13 @@ enum Class {
     Unavailable,
     Collision,
     Duplicate,
+    Deadline,
 }
 
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreOptions {
-    /// Most connections; for SQLite, which has one writer always, most readers.
+    /// Most connections for PostgreSQL and most readers for SQLite, which has one writer always.
     pub connections: u32,
     /// How long to wait for a free connection.
     pub acquire: Duration,
@@ -131,7 +145,6 @@ struct Inner {
 /// The pools below SeaORM, for what it does not pass on: sizes, LISTEN, PRAGMA.
 enum Pools {
     Postgres(sqlx::PgPool),
-    Mysql(sqlx::MySqlPool),
     Sqlite {
         writer: sqlx::SqlitePool,
         reader: sqlx::SqlitePool,
@@ -145,7 +158,7 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the database behind `url` (`sqlite:path`, `postgres://…`, `mysql://…`) without connecting yet.
+    /// Opens the database behind `url` (`sqlite:path`, `postgres://…`) without connecting yet.
     /// A SQLite file and its folder are created.
     ///
     /// # Errors
@@ -153,11 +166,10 @@ impl Store {
     pub fn open(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
         let (pools, writer, reader, dialect) = match url.split(':').next() {
             Some("postgres" | "postgresql") => postgres::open(url, options)?,
-            Some("mysql" | "mariadb") => mysql::open(url, options)?,
             Some("sqlite") => sqlite::open(url, options)?,
             _ => {
                 return Err(StoreError::Url(format!(
-                    "{} is no database URL; write sqlite:PATH, postgres://USER:PASSWORD@HOST/NAME or mysql://USER:PASSWORD@HOST/NAME",
+                    "{} is no database URL; write sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME",
                     mask(url)
                 )));
             }
@@ -204,11 +216,16 @@ impl Store {
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let inner = self.0.clone();
         let started = Instant::now();
+        let limit = inner.options.acquire + BEGIN_DEADLINE;
         let begun = tokio::spawn(async move {
-            inner
-                .writer
-                .begin_with_options(inner.dialect.transaction_options())
-                .await
+            let begin = inner.writer.begin_with_options(inner.dialect.transaction_options());
+            match tokio::time::timeout(limit, begin).await {
+                Ok(begun) => begun.map_err(StoreError::from),
+                Err(_elapsed) => {
+                    note_silence();
+                    Err(StoreError::Deadline(limit))
+                }
+            }
         });
         let tx = match begun.await {
             Ok(result) => result.inspect_err(|_| metrics::counter!(metric::POOL_TIMEOUTS).increment(1))?,
@@ -219,8 +236,6 @@ impl Store {
             tx,
             store: self.clone(),
             wake: Wake::default(),
-            ended: AtomicBool::new(false),
-            lent: AtomicBool::new(false),
         })
     }
 
@@ -250,7 +265,10 @@ impl Store {
     pub async fn ping(&self, limit: Duration) -> Result<(), StoreError> {
         match tokio::time::timeout(limit, self.query("SELECT 1", vec![])).await {
             Ok(answer) => answer.map(drop),
-            Err(_elapsed) => Err(StoreError::Deadline(limit)),
+            Err(_elapsed) => {
+                note_silence();
+                Err(StoreError::Deadline(limit))
+            }
         }
     }
 
@@ -258,7 +276,6 @@ impl Store {
     pub fn record_pool(&self) {
         let (size, idle) = match &self.0.pools {
             Pools::Postgres(pool) => (pool.size(), pool.num_idle()),
-            Pools::Mysql(pool) => (pool.size(), pool.num_idle()),
             Pools::Sqlite { writer, reader } => (writer.size() + reader.size(), writer.num_idle() + reader.num_idle()),
         };
         let used = f64::from(size) - idle as f64;
@@ -275,7 +292,6 @@ impl Store {
     pub async fn close(&self) {
         match &self.0.pools {
             Pools::Postgres(pool) => pool.close().await,
-            Pools::Mysql(pool) => pool.close().await,
             Pools::Sqlite { writer, reader } => {
                 reader.close().await;
                 writer.close().await;
@@ -301,10 +317,6 @@ fn statement(dialect: Dialect, sql: &str, values: Vec<Value>) -> Statement {
     } else {
         sql.to_owned()
     };
-    let (text, values) = match dialect {
-        Dialect::Mysql if text.contains('$') => mysql::bind(&text, values),
-        _ => (text, values),
-    };
     Statement::from_sql_and_values(dialect.backend(), text, values)
 }
 
@@ -314,7 +326,10 @@ async fn timed<T>(operation: &'static str, work: impl Future<Output = Result<T, 
     metrics::histogram!(metric::DB_OPERATION, "db_operation_name" => operation).record(started.elapsed());
     match result {
         Ok(result) => Ok(result?),
-        Err(_elapsed) => Err(StoreError::Deadline(STATEMENT_DEADLINE)),
+        Err(_elapsed) => {
+            note_silence();
+            Err(StoreError::Deadline(STATEMENT_DEADLINE))
+        }
     }
 }
 

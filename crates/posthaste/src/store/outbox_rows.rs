@@ -40,6 +40,7 @@ pub(crate) async fn append(
         if message.source.is_empty() {
             message.source = service.to_owned();
         }
+        message.fit_columns();
         vec![
             dialect.uuid(message.id.0),
             service.into(),
@@ -86,8 +87,7 @@ pub(crate) async fn pending(
     limit: u64,
 ) -> Result<Page, StoreError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM outbox_messages {{index:outbox_pending}} \
-         WHERE service = $1 AND status = 'pending' AND due_at IS NULL \
+        "SELECT {COLUMNS} FROM outbox_messages WHERE service = $1 AND status = 'pending' AND due_at IS NULL \
          AND seq > $2 AND partition_no {{in:$3}} ORDER BY seq LIMIT $4"
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
@@ -113,7 +113,7 @@ pub(crate) async fn due(
     limit: u64,
 ) -> Result<Vec<Pending>, StoreError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM outbox_messages {{index:outbox_pending}} WHERE status = 'pending' AND due_at <= {{now}} AND service = $1 \
+        "SELECT {COLUMNS} FROM outbox_messages WHERE status = 'pending' AND due_at <= {{clock}} AND service = $1 \
          AND partition_no {{in:$2}} ORDER BY due_at, seq LIMIT $3"
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
@@ -123,11 +123,13 @@ pub(crate) async fn due(
     rows.iter().map(read).collect()
 }
 
-/// How long until the next scheduled row of `service` is due; `None` when there is none.
-pub(crate) async fn next_due(store: &Store, service: &str) -> Result<Option<f64>, StoreError> {
+/// How long until the next scheduled row of `service` in `partitions` is due, negative once it is; `None` when
+/// there is none.
+pub(crate) async fn next_due(store: &Store, service: &str, partitions: &[i64]) -> Result<Option<f64>, StoreError> {
     let sql = "SELECT -({age:MIN(due_at)}) AS wait FROM outbox_messages \
-        WHERE status = 'pending' AND due_at IS NOT NULL AND service = $1";
-    let rows = store.query(sql, vec![service.into()]).await?;
+        WHERE status = 'pending' AND due_at IS NOT NULL AND service = $1 AND partition_no {in:$2}";
+    let partitions = store.dialect().ints(partitions.iter().copied());
+    let rows = store.query(sql, vec![service.into(), partitions]).await?;
     rows.first().map_or(Ok(None), |row| row.get("wait"))
 }
 

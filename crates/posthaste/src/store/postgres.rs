@@ -1,12 +1,16 @@
 //! What is particular to PostgreSQL.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use sea_orm::{DatabaseConnection, DbErr, RuntimeErr, SqlxPostgresConnector};
-use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
 
 use super::{Class, Dialect, Pools, StoreError, StoreOptions, mask};
+
+/// A connection that takes longer to answer is given up.
+const ANSWER: Duration = Duration::from_secs(2);
 
 pub(super) type Opened = (Pools, DatabaseConnection, DatabaseConnection, Dialect);
 
@@ -28,7 +32,19 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         .acquire_timeout(options.acquire)
         // A round trip per checkout; a dead connection shows at its first statement and is retried above.
         .test_before_acquire(false)
-        .max_lifetime(std::time::Duration::from_secs(1800))
+        // The pool's own question at this point would wait for a dead connection as long as TCP does.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                if super::recently_silent() {
+                    let silent = |_elapsed| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+                    tokio::time::timeout(ANSWER, connection.ping())
+                        .await
+                        .map_err(silent)??;
+                }
+                Ok(true)
+            })
+        })
+        .max_lifetime(Duration::from_secs(1800))
         .connect_lazy_with(connect);
     let connection = SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone());
     Ok((Pools::Postgres(pool), connection.clone(), connection, Dialect::Postgres))
@@ -39,13 +55,12 @@ pub(super) fn sql(text: &str) -> String {
     super::dialect::expand(text, |token, argument| match (token, argument) {
         ("now", _) => "clock_timestamp()".to_owned(),
         ("after", Some(n)) => format!("(clock_timestamp() + {n} * interval '1 microsecond')"),
+        // One value per statement: only such a one can bound an index scan.
+        ("clock", None) => "(SELECT clock_timestamp())".to_owned(),
+        ("clock", Some(n)) => format!("(SELECT clock_timestamp() + {n} * interval '1 microsecond')"),
         ("skip_locked", _) => "FOR UPDATE SKIP LOCKED".to_owned(),
         ("for_share", _) => "FOR SHARE".to_owned(),
         ("json", Some(n)) => format!("CAST({n} AS jsonb)"),
-        ("int", Some(n)) => format!("CAST({n} AS bigint)"),
-        ("ignore", _) => "ON CONFLICT DO NOTHING".to_owned(),
-        ("upsert", Some(key)) => format!("ON CONFLICT ({key}) DO UPDATE SET"),
-        ("new", Some(column)) => format!("excluded.{column}"),
         ("in", Some(n)) => format!("= ANY({n})"),
         ("snapshot_xmin", _) => "(SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint)".to_owned(),
         ("snapshot_xmax", _) => "(SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)".to_owned(),
@@ -71,8 +86,8 @@ pub(super) fn classify(error: &DbErr) -> Option<Class> {
             match code.as_ref() {
                 "23505" => Some(Class::Duplicate),
                 "40001" | "40P01" | "55P03" => Some(Class::Collision),
-                // 57014 is our own statement_timeout or an operator's cancel.
-                "57014" => Some(Class::Unavailable),
+                // Our own statement_timeout or an operator's cancel.
+                "57014" => Some(Class::Deadline),
                 // Connection, resources (disk full, too many connections), shutdown, system and read-only standby.
                 "25006" => Some(Class::Unavailable),
                 _ if ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Some(Class::Unavailable),

@@ -1,5 +1,7 @@
 //! Finished rows that are old enough to go.
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 use super::{Store, StoreError};
@@ -36,40 +38,23 @@ pub(crate) async fn outbox(store: &Store, after: i64, age: i64, page: i64) -> Re
     Ok((removed, last))
 }
 
-/// Removes marks of `subscription` older than `age` microseconds among `page` rows above `after` in
-/// the order of ids, which is the order of time for ids that posthaste made; answers how many and
-/// where the next page begins (`None` after the last one).
-pub(crate) async fn inbox(
-    store: &Store,
-    subscription: &str,
-    after: Uuid,
-    age: i64,
-    page: i64,
-) -> Result<(u64, Option<Uuid>), StoreError> {
+/// Removes at most `page` marks that were written longer than `age` microseconds ago; answers how many.
+pub(crate) async fn inbox(store: &Store, age: i64, page: i64) -> Result<u64, StoreError> {
     let dialect = store.dialect();
-    let sql = "SELECT message_id, CASE WHEN status = 'processed' AND received_at < {after:$3} THEN 1 ELSE 0 END AS old \
-        FROM inbox_messages WHERE subscription = $1 AND message_id > $2 ORDER BY message_id LIMIT $4";
-    let rows = store
-        .query(
-            sql,
-            vec![subscription.into(), dialect.uuid(after), (-age).into(), page.into()],
-        )
-        .await?;
-    let mut gone = Vec::new();
-    let mut last = None;
-    for row in &rows {
-        let id = row.uuid("message_id")?;
-        last = Some(id);
-        if row.get::<i32>("old")? == 1 {
-            gone.push(id);
-        }
+    let sql = "SELECT subscription, message_id FROM inbox_messages \
+        WHERE status = 'processed' AND processed_at < {clock:$1} ORDER BY processed_at LIMIT $2";
+    let mut gone: BTreeMap<String, Vec<Uuid>> = BTreeMap::new();
+    for row in store.query(sql, vec![(-age).into(), page.into()]).await? {
+        let ids = gone.entry(row.get("subscription")?).or_default();
+        ids.push(row.uuid("message_id")?);
     }
-    let removed = gone.len() as u64;
-    if removed > 0 {
+    let mut removed = 0;
+    for (subscription, ids) in gone {
+        removed += ids.len() as u64;
         let sql = "DELETE FROM inbox_messages WHERE subscription = $1 AND message_id {in:$2} AND status = 'processed'";
         store
-            .execute(sql, vec![subscription.into(), dialect.uuids(gone)])
+            .execute(sql, vec![subscription.into(), dialect.uuids(ids)])
             .await?;
     }
-    Ok((removed, last))
+    Ok(removed)
 }

@@ -122,9 +122,12 @@ impl Store {
     }
 
     async fn listen(&self, pool: &sqlx::PgPool) {
+        // A listener keeps its connection for ever; those of the other pool belong to work.
+        let own = sqlx::postgres::PgPoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with((*pool.connect_options()).clone());
         loop {
-            // Of its own, not from the pool: under load the pool's connections belong to work.
-            if let Ok(mut listener) = PgListener::connect_with(pool).await
+            if let Ok(mut listener) = PgListener::connect_with(&own).await
                 && listener.listen(CHANNEL).await.is_ok()
             {
                 // What came while nobody listened.

@@ -1,0 +1,196 @@
+//! A message as a record: CloudEvents attributes as headers in Kafka's binary mode, further headers beside them.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
+use rdkafka::Message as _;
+use rdkafka::message::{BorrowedMessage, Header, Headers, OwnedHeaders};
+
+use crate::message::{Message, MessageId, now};
+
+const CONTENT_TYPE: &str = "content-type";
+
+/// The headers of `message`.
+pub(super) fn headers_of(message: &Message) -> OwnedHeaders {
+    let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let id = message.id.to_string();
+    let made = time(message.time);
+    let expires = message.expires_at.map(time);
+    let attributes = [
+        ("ce_specversion", Some("1.0")),
+        ("ce_id", Some(id.as_str())),
+        ("ce_source", Some(message.source.as_str())),
+        ("ce_type", Some(message.event_type.as_str())),
+        ("ce_time", Some(made.as_str())),
+        ("ce_subject", message.subject.as_deref()),
+        ("ce_partitionkey", message.key.as_deref()),
+        ("ce_correlationid", message.correlation_id.as_deref()),
+        ("ce_causationid", message.causation_id.as_deref()),
+        ("ce_traceparent", message.traceparent.as_deref()),
+        ("ce_expirytime", expires.as_deref()),
+        (CONTENT_TYPE, Some(message.content_type.as_str())),
+    ];
+    let mut headers = OwnedHeaders::new_with_capacity(attributes.len() + message.headers.len());
+    for (key, value) in attributes {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            headers = headers.insert(Header {
+                key,
+                value: Some(value),
+            });
+        }
+    }
+    for (key, value) in &message.headers {
+        // A name with a NUL cannot be written; one of the attributes' would be read as one.
+        if !key.contains('\0') && !is_attribute(key) {
+            headers = headers.insert(Header {
+                key,
+                value: Some(value.as_str()),
+            });
+        }
+    }
+    headers
+}
+
+fn is_attribute(name: &str) -> bool {
+    name.starts_with("ce_") || name == CONTENT_TYPE
+}
+
+/// The message in a record, and whether its producer gave it an id. Whatever the bytes are, this
+/// answers: the body decides what becomes of them.
+pub(super) fn message_of(record: &BorrowedMessage<'_>, topic: &str) -> (Message, bool) {
+    // rdkafka panics at a header whose name is not UTF-8.
+    let read = AssertUnwindSafe(|| record.headers().map(texts).unwrap_or_default());
+    let headers = catch_unwind(read).unwrap_or_default();
+    let millis = record.timestamp().to_millis();
+    let written = millis.and_then(DateTime::from_timestamp_millis);
+    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    decode(
+        headers,
+        topic,
+        record.key().map(lossy),
+        written,
+        // No value is no body: a tombstone is nobody's contract.
+        record.payload().unwrap_or_default().to_vec(),
+    )
+}
+
+fn texts(headers: &impl Headers) -> BTreeMap<String, String> {
+    let all = (0..headers.count()).filter_map(|n| headers.try_get(n));
+    let texts = all.filter_map(|header| {
+        let value = std::str::from_utf8(header.value?).ok()?;
+        Some((header.key.to_owned(), value.to_owned()))
+    });
+    texts.collect()
+}
+
+fn decode(
+    mut headers: BTreeMap<String, String>,
+    topic: &str,
+    key: Option<String>,
+    written: Option<DateTime<Utc>>,
+    body: Vec<u8>,
+) -> (Message, bool) {
+    let time = |text: String| {
+        let read = DateTime::parse_from_rfc3339(&text).ok()?;
+        Some(read.to_utc().trunc_subsecs(6))
+    };
+    let mut attribute = |name: &str| headers.remove(&format!("ce_{name}"));
+    let id = attribute("id");
+    let source = attribute("source");
+    let event_type = attribute("type");
+    let subject = attribute("subject");
+    let partition_key = attribute("partitionkey");
+    let made = attribute("time").and_then(time);
+    let expires_at = attribute("expirytime").and_then(time);
+    let correlation_id = attribute("correlationid");
+    let causation_id = attribute("causationid");
+    let traceparent = attribute("traceparent");
+    drop(attribute("specversion"));
+    let content_type = headers.remove(CONTENT_TYPE);
+    // Other producers say the same without the prefix, and the handler may want to see it there.
+    let plain = |name: &str| headers.get(name).cloned();
+    let id = id.or_else(|| plain("event_id")).filter(|id| !id.is_empty());
+    let message = Message {
+        id: id.as_deref().map_or_else(MessageId::default, MessageId::from_foreign),
+        source: source.or_else(|| plain("source_service")).unwrap_or_default(),
+        event_type: event_type.or_else(|| plain("event_type")).unwrap_or_default(),
+        topic: topic.to_owned(),
+        key: key.or(partition_key),
+        subject,
+        time: made.or(written).unwrap_or_else(now),
+        content_type: content_type.unwrap_or_else(|| "application/json".to_owned()),
+        correlation_id: correlation_id.or_else(|| plain("correlation_id")),
+        causation_id,
+        traceparent: traceparent.or_else(|| plain("traceparent")),
+        expires_at,
+        ordered: false,
+        headers,
+        body,
+    };
+    (message, id.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> Message {
+        let mut message = crate::envelope::decode(
+            MessageId::new(),
+            "t".to_owned(),
+            Some("made".to_owned()),
+            Some("k".to_owned()),
+            None,
+            b"{}".to_vec(),
+        );
+        message.source = "s".to_owned();
+        message.subject = Some("about".to_owned());
+        message.correlation_id = Some("c".to_owned());
+        message.causation_id = Some("cause".to_owned());
+        message.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
+        message.expires_at = Some(now());
+        message.headers.insert("mine".to_owned(), "y".to_owned());
+        message
+    }
+
+    #[test]
+    fn every_attribute_comes_back() {
+        let sent = message();
+        let headers = texts(&headers_of(&sent));
+        let (back, has_id) = decode(headers, "t", sent.key.clone(), None, sent.body.clone());
+        assert!(has_id);
+        assert_eq!(back, sent);
+    }
+
+    #[test]
+    fn headers_that_would_be_attributes_are_left_out() {
+        let mut sent = message();
+        sent.headers.insert("ce_id".to_owned(), "other".to_owned());
+        sent.headers.insert("a\0b".to_owned(), "x".to_owned());
+        let headers = texts(&headers_of(&sent));
+        assert_eq!(headers["ce_id"], sent.id.to_string());
+        assert_eq!(headers["mine"], "y");
+        assert!(!headers.keys().any(|name| name.starts_with('a')));
+    }
+
+    #[test]
+    fn foreign_headers_serve_where_ours_are_missing() {
+        let headers = [
+            ("event_id", "evt-1"),
+            ("event_type", "Sent"),
+            ("correlation_id", "c"),
+            ("source_service", "elsewhere"),
+            ("ce_time", "soon"),
+        ];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let written = DateTime::from_timestamp_millis(4_102_444_800_000);
+        let (message, has_id) = decode(headers.into(), "t", None, written, Vec::new());
+        assert!(has_id);
+        assert_eq!(message.id, MessageId::from_foreign("evt-1"));
+        assert_eq!(message.event_type, "Sent");
+        assert_eq!(message.source, "elsewhere");
+        assert_eq!(Some(message.time), written);
+        assert!(!decode(BTreeMap::new(), "t", None, None, Vec::new()).1);
+    }
+}
