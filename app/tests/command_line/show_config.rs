@@ -51,7 +51,7 @@ async fn check_exits_78_on_an_error() -> Result<()> {
     ensure!(fine.code == 0, "{fine:?}");
     for (variable, part) in [
         (("LOG_FORMAT", "jsno"), "did you mean json?"),
-        (("BROKER_URL", "amqp://u:canary@h"), "amqp is not in this build"),
+        (("BROKER_URL", "ampq://u:canary@h"), "did you mean amqp:"),
         (("DATABASE_URL", "mysql://u:canary@h/n"), "mysql is not in this build"),
     ] {
         let checked = program.run(&["config", "check"], &[variable]).await?;

@@ -1,18 +1,21 @@
 //! Real servers for tests, on private ports under `target/servers/`.
 //!
-//! [`postgres`] hands out the server that all tests share, from `POSTGRES_URL` when that is set (as
-//! `cargo xtask test` does) and started on the spot otherwise; it then runs until
-//! `cargo xtask services down`. A test that needs to break its server takes a [`PrivatePostgres`].
-//! [`kafka`] and [`PrivateKafka`] likewise.
+//! [`postgres`], [`rabbitmq`] and [`kafka`] hand out the servers that all tests share, from `POSTGRES_URL` and so on
+//! when those are set (as `cargo xtask test` does) and started on the spot otherwise; they then run until
+//! `cargo xtask services down`. A test that needs to break its server takes a [`PrivatePostgres`],
+//! [`PrivateRabbitmq`] or [`PrivateKafka`].
 
 mod find_kafka;
 mod find_postgres;
+mod find_rabbitmq;
 mod install_package;
 mod kafka_instance;
 mod places;
 mod postgres_instance;
 mod private_kafka;
 mod private_postgres;
+mod private_rabbitmq;
+mod rabbitmq_node;
 mod remove_orphans;
 pub mod test_database;
 
@@ -24,12 +27,15 @@ use url::Url;
 
 pub use private_kafka::{PrivateKafka, kafka_tool};
 pub use private_postgres::PrivatePostgres;
+pub use private_rabbitmq::PrivateRabbitmq;
 
 use postgres_instance::{Instance, Shutdown};
+use rabbitmq_node::Node;
 
 /// Ports from here up are tried. Below 32768, where the kernel takes the ports of outgoing connections:
 /// a client that keeps reconnecting to a stopped server could otherwise be given that very port.
 const POSTGRES_PORT: u16 = 25432;
+const RABBITMQ_PORT: u16 = 25800;
 
 const KAFKA_PORT: u16 = 27192;
 
@@ -38,6 +44,8 @@ pub const KAFKA_BOOTSTRAP_SERVERS: &str = "KAFKA_BOOTSTRAP_SERVERS";
 
 /// The variable that names the PostgreSQL server to test with.
 pub const POSTGRES_URL: &str = "POSTGRES_URL";
+/// The variable that names the RabbitMQ server to test with.
+pub const AMQP_URL: &str = "AMQP_URL";
 
 /// The URL of a PostgreSQL server and of one database on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +128,26 @@ fn shared_postgres() -> Result<Instance> {
     Instance::at(places::servers_directory()?.join("postgres"))
 }
 
+/// The URL of the RabbitMQ server that all tests share. It must not be stopped: other tests run on it.
+///
+/// # Errors
+/// When `AMQP_URL` is unset and the server cannot be installed or started; says what is missing.
+pub fn rabbitmq() -> Result<String> {
+    match std::env::var(AMQP_URL) {
+        Ok(url) if !url.is_empty() => Ok(url),
+        _ => Ok(rabbitmq_url(shared_rabbitmq()?.start(RABBITMQ_PORT)?.0)),
+    }
+}
+
+fn shared_rabbitmq() -> Result<Node> {
+    Node::at(places::servers_directory()?.join("rabbitmq"))
+}
+
+/// Where a server on `port` is; its first user has this password and may come from this machine only.
+fn rabbitmq_url(port: u16) -> String {
+    format!("amqp://guest:guest@127.0.0.1:{port}")
+}
+
 /// The servers that the tests can need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
@@ -127,17 +155,20 @@ pub enum Server {
     Postgres,
     /// Apache Kafka.
     Kafka,
+    /// RabbitMQ 3.8 or later.
+    Rabbitmq,
 }
 
 impl Server {
     /// All of them, in the order they are started.
-    pub const ALL: [Self; 2] = [Self::Postgres, Self::Kafka];
+    pub const ALL: [Self; 3] = [Self::Postgres, Self::Rabbitmq, Self::Kafka];
 
     /// What the command line calls it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
             Self::Kafka => "kafka",
+            Self::Rabbitmq => "rabbitmq",
         }
     }
 
@@ -151,6 +182,7 @@ impl Server {
         match self {
             Self::Postgres => POSTGRES_URL,
             Self::Kafka => KAFKA_BOOTSTRAP_SERVERS,
+            Self::Rabbitmq => AMQP_URL,
         }
     }
 
@@ -171,6 +203,13 @@ impl Server {
                 let (url, was_running) = shared_kafka()?.start(KAFKA_PORT)?;
                 Ok(Started { url, was_running })
             }
+            Self::Rabbitmq => {
+                let (port, was_running) = shared_rabbitmq()?.start(RABBITMQ_PORT)?;
+                Ok(Started {
+                    url: rabbitmq_url(port),
+                    was_running,
+                })
+            }
         }
     }
 
@@ -182,6 +221,7 @@ impl Server {
         match self {
             Self::Postgres => Ok(shared_postgres()?.running()?.map(|url| url.as_str().to_owned())),
             Self::Kafka => shared_kafka()?.running(),
+            Self::Rabbitmq => Ok(shared_rabbitmq()?.running()?.map(rabbitmq_url)),
         }
     }
 
@@ -193,6 +233,7 @@ impl Server {
         match self {
             Self::Postgres => shared_postgres()?.stop(Shutdown::Fast),
             Self::Kafka => shared_kafka()?.stop(),
+            Self::Rabbitmq => shared_rabbitmq()?.stop(),
         }
     }
 
@@ -204,6 +245,7 @@ impl Server {
         match self {
             Self::Postgres => shared_postgres()?.kill9(),
             Self::Kafka => shared_kafka()?.kill9(),
+            Self::Rabbitmq => shared_rabbitmq()?.kill9(),
         }
     }
 
@@ -220,6 +262,10 @@ impl Server {
             Self::Kafka => {
                 private_kafka::remove_orphans()?;
                 shared_kafka()?.remove()
+            }
+            Self::Rabbitmq => {
+                private_rabbitmq::remove_orphans()?;
+                shared_rabbitmq()?.remove()
             }
         }
     }

@@ -48,6 +48,8 @@ macro_rules! on_every_transport {
         on_transport!(memory_on_sqlite, TestDatabase::sqlite()?, "memory:", [$($suite::$case),*]);
         on_transport!(kafka_on_sqlite, TestDatabase::sqlite()?, &kafka()?, [$($suite::$case),*]);
         on_transport!(kafka_on_postgres, TestDatabase::postgres().await?, &kafka()?, [$($suite::$case),*]);
+        on_transport!(rabbitmq_on_sqlite, TestDatabase::sqlite()?, &servers::rabbitmq()?, [$($suite::$case),*]);
+        on_transport!(rabbitmq_on_postgres, TestDatabase::postgres().await?, &servers::rabbitmq()?, [$($suite::$case),*]);
     };
 }
 

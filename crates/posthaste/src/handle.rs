@@ -142,6 +142,8 @@ pub struct Subscription {
     pub group: Option<String>,
     /// A copy of each dead letter goes to this queue too.
     pub dead_letter_queue: Option<String>,
+    /// Its event is [ordered](Event::ORDERED), so it may lie in partition queues.
+    pub(crate) partitioned: bool,
     pub(crate) handler: Arc<dyn Handler>,
 }
 
@@ -151,6 +153,7 @@ impl Subscription {
         Self::with(
             name,
             queue,
+            E::ORDERED,
             Arc::new(Single {
                 handler,
                 event: PhantomData::<fn() -> E>,
@@ -163,6 +166,7 @@ impl Subscription {
         Self::with(
             name,
             queue,
+            E::ORDERED,
             Arc::new(Batched {
                 handler,
                 event: PhantomData::<fn() -> E>,
@@ -170,7 +174,7 @@ impl Subscription {
         )
     }
 
-    fn with(name: &str, queue: &str, handler: Arc<dyn Handler>) -> Self {
+    fn with(name: &str, queue: &str, partitioned: bool, handler: Arc<dyn Handler>) -> Self {
         Self {
             name: name.to_owned(),
             queue: queue.to_owned(),
@@ -181,6 +185,7 @@ impl Subscription {
             deadline: Duration::from_secs(30),
             group: None,
             dead_letter_queue: None,
+            partitioned,
             handler,
         }
     }

@@ -35,12 +35,13 @@ const DATABASES: &[Scheme] = &[
 const BROKERS: &[Scheme] = &[
     ("sql", true),
     ("memory", true),
-    ("amqp", false),
-    ("amqps", false),
+    ("amqp", true),
+    ("amqps", true),
     ("kafka", posthaste::broker::HAS_KAFKA),
 ];
 const DATABASE_FORMS: &str = "write sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME";
-const BROKER_FORMS: &str = "write sql: (queues in the service's own database), kafka://HOST:9092 or memory: (tests)";
+const BROKER_FORMS: &str = "write sql: (queues in the service's own database), amqp://USER:PASSWORD@HOST, \
+    kafka://HOST:9092 or memory: (tests)";
 
 /// Whether `value` is of `kind`.
 pub(crate) fn check(kind: Kind, value: &str) -> Result<(), Wrong> {
@@ -212,11 +213,8 @@ mod tests {
     fn says_what_this_build_lacks() {
         let expected = can_open_database("mysql://u@h/n").unwrap_err().expected;
         assert!(expected.starts_with("mysql is not in this build"), "{expected}");
-        for url in ["amqp://h", "amqps://h"] {
-            assert!(
-                can_open_broker(url).unwrap_err().expected.contains("not in this build"),
-                "{url}"
-            );
+        for url in ["sql:", "memory:", "amqp://h", "amqps://h/vhost?queue_type=quorum"] {
+            assert_eq!(can_open_broker(url), Ok(()), "{url}");
         }
         assert!(can_open_database("sqlite::memory:").is_err());
     }

@@ -91,7 +91,12 @@ where
 /// `RUST_LOG`, else `LOG_LEVEL` for all targets.
 fn directives(config: &Config) -> String {
     if let Some(directives) = config.settings.get("RUST_LOG") {
-        return directives;
+        // lapin warns of returned messages with their bodies; who wants to see that has to ask for it.
+        return if directives.contains("lapin") {
+            directives
+        } else {
+            format!("{directives},lapin=off")
+        };
     }
     let level = config
         .settings
@@ -108,10 +113,10 @@ fn directives(config: &Config) -> String {
     match level {
         // At these levels the libraries below drown what the services say.
         "debug" | "trace" => {
-            format!("{level},hyper=info,h2=info,reqwest=info,sqlx=info,sea_orm=info,opentelemetry=info")
+            format!("{level},hyper=info,h2=info,reqwest=info,sqlx=info,sea_orm=info,opentelemetry=info,lapin=off")
         }
-        // A lost database is reported by the services themselves, once.
-        _ => format!("{level},opentelemetry=warn"),
+        // A lost database or broker is reported by the services themselves, once.
+        _ => format!("{level},opentelemetry=warn,lapin=off"),
     }
 }
 

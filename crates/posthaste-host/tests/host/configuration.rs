@@ -137,8 +137,8 @@ fn urls_are_built_from_their_parts() -> Result<()> {
     ensure!(set.database_url("orders")?.value == "sqlite:x.db");
 
     for settings in [
-        &[("AMQP_URL", "amqp://u:hunter2@mq")][..],
-        &[("RABBITMQ_URL", "amqp://u:hunter2@mq")],
+        &[("AMQP_URL", "amqp://u:hunter2@mq:5672")][..],
+        &[("RABBITMQ_URL", "amqp://u:hunter2@mq:5672")],
         &[("MQ_HOST", "mq"), ("MQ_USER", "u"), ("MQ_PASSWORD", "hunter2")],
         &[
             ("RABBITMQ_HOST", "mq"),
@@ -146,12 +146,8 @@ fn urls_are_built_from_their_parts() -> Result<()> {
             ("RABBITMQ_PASSWORD", "hunter2"),
         ],
     ] {
-        let refused = load(settings)?.broker_url("orders");
-        let text = refused.err().context("a foreign broker was accepted")?.to_string();
-        ensure!(
-            text.contains("is not in this build") && !text.contains("hunter2"),
-            "{text}"
-        );
+        let url = load(settings)?.broker_url("orders")?;
+        ensure!(url.value == "amqp://u:hunter2@mq:5672", "{url:?}");
     }
     let kafka = load(&[("KAFKA_BOOTSTRAP_SERVERS", "a:9092, b:9092")])?;
     ensure!(kafka.broker_url("orders")?.value == "kafka://a:9092,b:9092");

@@ -3,6 +3,7 @@
 #[cfg(feature = "kafka")]
 mod kafka;
 pub mod memory;
+mod rabbitmq;
 mod sql;
 
 use std::time::Duration;
@@ -46,25 +47,29 @@ pub enum Broker {
     Sql(sql::SqlBroker),
     /// In this process, for tests: it behaves like a foreign broker that outlives its clients.
     Memory(memory::MemoryBroker),
+    /// RabbitMQ, or what speaks AMQP 0-9-1 as it does.
+    Rabbitmq(rabbitmq::RabbitmqBroker),
     /// An Apache Kafka cluster.
     #[cfg(feature = "kafka")]
     Kafka(kafka::KafkaBroker),
 }
 
 impl Broker {
-    /// The transport behind `url` (`sql:`, `kafka://`, `memory:`), next to the database `store`. It may
-    /// come later: nothing is connected yet.
+    /// The transport behind `url` (`sql:`, `amqp://`, `amqps://`, `kafka://`, `memory:`), next to the database `store`.
+    /// It may come later: nothing is connected yet.
     ///
     /// # Errors
-    /// [`BrokerError::Url`] when this build has no such transport.
+    /// [`BrokerError::Url`] when this build has no such transport or the URL cannot be read.
     pub fn open(url: &str, store: &Store) -> Result<Self, BrokerError> {
         match url.split(':').next() {
             Some("sql") => Ok(Self::Sql(sql::SqlBroker::start(store.clone()))),
             Some("memory") => Ok(Self::Memory(memory::MemoryBroker::default())),
+            Some("amqp" | "amqps") => Ok(Self::Rabbitmq(rabbitmq::RabbitmqBroker::open(url)?)),
             #[cfg(feature = "kafka")]
             Some("kafka" | "kafkas") => Ok(Self::Kafka(kafka::KafkaBroker::open(url)?)),
             _ => Err(BrokerError::Url(format!(
-                "{} is no transport of this build; write sql: (queues in the service's own database), kafka://HOST:9092 or memory: (tests)",
+                "{} is no transport of this build; write sql: (queues in the service's own database), \
+                 amqp://USER:PASSWORD@HOST, kafka://HOST:9092 or memory: (tests)",
                 crate::store::mask(url)
             ))),
         }
@@ -77,6 +82,7 @@ impl Broker {
             Self::Memory(_) => "memory",
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => "kafka",
+            Self::Rabbitmq(_) => "rabbitmq",
         }
     }
 
@@ -89,6 +95,7 @@ impl Broker {
             Self::Memory(broker) => broker.publish(messages).await,
             #[cfg(feature = "kafka")]
             Self::Kafka(broker) => broker.publish(messages).await,
+            Self::Rabbitmq(broker) => broker.publish(messages).await,
         }
     }
 
@@ -100,6 +107,7 @@ impl Broker {
             Self::Memory(broker) => broker.publish(vec![message]).await.pop().unwrap_or(Ok(())),
             #[cfg(feature = "kafka")]
             Self::Kafka(broker) => broker.publish(vec![message]).await.pop().unwrap_or(Ok(())),
+            Self::Rabbitmq(broker) => broker.publish_grouped(message).await,
         }
     }
 
@@ -113,6 +121,7 @@ impl Broker {
             Self::Memory(_) => Ok(()),
             #[cfg(feature = "kafka")]
             Self::Kafka(broker) => broker.ping(limit).await,
+            Self::Rabbitmq(broker) => broker.ping(limit).await,
         }
     }
 
@@ -123,6 +132,7 @@ impl Broker {
             Self::Memory(broker) => Receiver::Memory(broker.receiver(&subscription.queue)),
             #[cfg(feature = "kafka")]
             Self::Kafka(broker) => Receiver::Kafka(broker.receiver(subscription, scope)),
+            Self::Rabbitmq(broker) => Receiver::Rabbitmq(Box::new(broker.receiver(subscription))),
         }
     }
 }
@@ -144,6 +154,7 @@ pub(crate) enum Receiver {
     Memory(memory::MemoryReceiver),
     #[cfg(feature = "kafka")]
     Kafka(kafka::KafkaReceiver),
+    Rabbitmq(Box<rabbitmq::RabbitmqReceiver>),
 }
 
 impl Receiver {
@@ -154,6 +165,7 @@ impl Receiver {
             Self::Memory(receiver) => receiver.receive(max).await,
             #[cfg(feature = "kafka")]
             Self::Kafka(receiver) => receiver.receive(max).await,
+            Self::Rabbitmq(receiver) => receiver.receive(max).await,
         }
     }
 
@@ -162,7 +174,7 @@ impl Receiver {
     pub async fn settle_in(&self, tx: &Tx, tags: &[i64]) -> Result<bool, StoreError> {
         match self {
             Self::Sql(receiver) => receiver.settle_in(tx, tags).await,
-            Self::Memory(_) => Ok(true),
+            Self::Memory(_) | Self::Rabbitmq(_) => Ok(true),
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => Ok(true),
         }
@@ -174,6 +186,10 @@ impl Receiver {
             Self::Sql(_) => Ok(()),
             Self::Memory(receiver) => {
                 receiver.acknowledge(tags);
+                Ok(())
+            }
+            Self::Rabbitmq(receiver) => {
+                receiver.acknowledge(tags).await;
                 Ok(())
             }
             #[cfg(feature = "kafka")]
@@ -196,6 +212,7 @@ impl Receiver {
         match self {
             Self::Sql(receiver) => receiver.abandon(),
             Self::Memory(receiver) => receiver.abandon(),
+            Self::Rabbitmq(receiver) => receiver.abandon(),
             #[cfg(feature = "kafka")]
             Self::Kafka(receiver) => receiver.abandon(),
         }
@@ -204,7 +221,7 @@ impl Receiver {
     /// Ends the reading so that others can go on at once; what is not settled is given back.
     pub async fn close(self) {
         match self {
-            Self::Sql(_) | Self::Memory(_) => {}
+            Self::Sql(_) | Self::Memory(_) | Self::Rabbitmq(_) => {}
             #[cfg(feature = "kafka")]
             Self::Kafka(receiver) => receiver.close().await,
         }

@@ -1,0 +1,135 @@
+//! A RabbitMQ server of one test, which may stop, kill and start it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use uuid::Uuid;
+
+use super::places::{self, ReservedPort};
+use super::rabbitmq_node::Node;
+use super::{rabbitmq_url, remove_orphans as orphans};
+
+/// No step of starting or stopping takes longer, except the first with an installation before it.
+const STEP_LIMIT: Duration = Duration::from_secs(900);
+const DIRECTORY: &str = "private-rabbitmq";
+
+/// A server that no other test uses: its own data, its own port, the same URL after every start.
+///
+/// It is stopped and its data removed when this value is dropped.
+pub struct PrivateRabbitmq {
+    node: Node,
+    port: ReservedPort,
+}
+
+impl PrivateRabbitmq {
+    /// Starts one on the first free port from `first_port` up. Choose one below 28600: two more ports lie 2000 and
+    /// 4000 above it.
+    ///
+    /// # Errors
+    /// When RabbitMQ is missing or does not start; says what to install.
+    pub async fn launch(first_port: u16) -> Result<Self> {
+        step(move || {
+            let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
+            let server = Self {
+                node: Node::at(places::servers_directory()?.join(DIRECTORY).join(name))?,
+                port: places::reserve_port(first_port)?,
+            };
+            server.node.start_on(server.port.number)?;
+            Ok(server)
+        })
+        .await
+    }
+
+    /// Where it is, whether it runs or not.
+    pub fn url(&self) -> String {
+        rabbitmq_url(self.port.number)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port.number
+    }
+
+    /// Stops it in good order: connections are closed, everything is written.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn stop(&self) -> Result<()> {
+        let node = self.node.clone();
+        step(move || node.stop()).await
+    }
+
+    /// Kills it at once, as a power failure would.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn kill9(&self) -> Result<()> {
+        let node = self.node.clone();
+        step(move || node.kill9()).await
+    }
+
+    /// Starts it again after any kind of stop, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start(&self) -> Result<()> {
+        let (node, port) = (self.node.clone(), self.port.number);
+        step(move || node.start_on(port)).await
+    }
+
+    /// Closes all connections of all clients from its side.
+    ///
+    /// # Errors
+    /// When it does not obey.
+    pub async fn close_all_connections(&self) -> Result<()> {
+        self.control(&["close_all_connections", "told to"]).await
+    }
+
+    /// Makes it take no messages (`connection.blocked`), or take them again.
+    ///
+    /// # Errors
+    /// When it does not obey.
+    pub async fn block(&self, block: bool) -> Result<()> {
+        let share = if block { "0" } else { "0.4" };
+        self.control(&["set_vm_memory_high_watermark", share]).await
+    }
+
+    /// Deletes a queue with what is in it.
+    ///
+    /// # Errors
+    /// When it does not obey, also because there is no such queue.
+    pub async fn delete_queue(&self, queue: &str) -> Result<()> {
+        self.control(&["delete_queue", queue]).await
+    }
+
+    async fn control(&self, arguments: &[&str]) -> Result<()> {
+        let node = self.node.clone();
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        step(move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            node.control(&arguments)
+        })
+        .await
+    }
+}
+
+impl Drop for PrivateRabbitmq {
+    fn drop(&mut self) {
+        if let Err(error) = self.node.remove() {
+            eprintln!("a private RabbitMQ server is left behind: {error:#}");
+        }
+    }
+}
+
+/// Runs `work`, which blocks, beside the runtime's own threads.
+async fn step<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::time::timeout(STEP_LIMIT, tokio::task::spawn_blocking(work)).await;
+    done.with_context(|| format!("RabbitMQ was not done within {STEP_LIMIT:?}"))??
+}
+
+/// Stops and removes the servers of test processes that were killed.
+pub(super) fn remove_orphans() -> Result<()> {
+    orphans::in_directory(&places::servers_directory()?.join(DIRECTORY), |home| {
+        Node::at(home)?.remove()
+    })
+}

@@ -1,0 +1,172 @@
+//! Queues that operators declare, delete or share.
+
+use anyhow::{Result, ensure};
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use posthaste_testkit::{TestDatabase, servers, wait_until};
+
+use crate::foreign_client::Client;
+use crate::shop::{LIMIT, Sale, Shop, Step, topic};
+
+fn sale(n: i64) -> Sale {
+    Sale { n, text: String::new() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_queue_comes_back_with_its_reader() -> Result<()> {
+    let (database, url, topic) = (TestDatabase::sqlite()?, servers::rabbitmq()?, topic());
+    let shop = Shop::open(&database, &url, &topic).await?;
+    let client = Client::connect(&url).await?;
+    let engine = shop.sales();
+    let mut sent = 0;
+    for _ in 0..3 {
+        let messages = (sent..sent + 50)
+            .map(|n| shop.message(&sale(n)))
+            .collect::<Result<Vec<_>>>()?;
+        let confirmed = shop.broker.publish(messages).await;
+        ensure!(confirmed.iter().all(Result::is_ok), "{confirmed:?}");
+        sent += 50;
+        shop.sold_once(0..sent).await?;
+        // Settled too: what is in a deleted queue is gone.
+        client.delete(&topic).await?;
+    }
+    // The outbox finds out on its way.
+    shop.append_sales(sent..sent + 100).await?;
+    shop.sold_once(0..sent + 100).await?;
+    engine.stop(LIMIT).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_with_other_arguments_are_used() -> Result<()> {
+    let (database, url, topic) = (TestDatabase::sqlite()?, servers::rabbitmq()?, topic());
+    let client = Client::connect(&url).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(600_000));
+    client.declare(&topic, arguments.clone()).await?;
+    for n in 0..16 {
+        client.declare(&format!("{topic}.p{n}"), arguments.clone()).await?;
+    }
+    let shop = Shop::open(&database, &url, &topic).await?;
+    let engine = shop.steps(50);
+    shop.append((0..60).map(|n| Step {
+        key: format!("k{}", n % 3),
+        n,
+    }))
+    .await?;
+    client
+        .publish(&topic, br#"{"key":"hand","n":1}"#, BasicProperties::default())
+        .await?;
+    shop.wait_for(61).await?;
+    engine.stop(LIMIT).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_refuses_and_order_holds() -> Result<()> {
+    let (database, url, topic) = (TestDatabase::sqlite()?, servers::rabbitmq()?, topic());
+    let client = Client::connect(&url).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(5));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    for n in 0..16 {
+        client.declare(&format!("{topic}.p{n}"), arguments.clone()).await?;
+    }
+    let shop = Shop::open(&database, &url, &topic).await?;
+    let steps = (0..40).map(|n| shop.message(&Step { key: "k".to_owned(), n }));
+    let confirmed = shop.broker.publish(steps.collect::<Result<_>>()?).await;
+    let taken = confirmed.iter().take_while(|result| result.is_ok()).count();
+    ensure!(
+        taken < 40 && confirmed[taken..].iter().all(Result::is_err),
+        "{confirmed:?}"
+    );
+    let engine = shop.steps(2);
+    shop.append((taken as i64..300).map(|n| Step { key: "k".to_owned(), n }))
+        .await?;
+    shop.wait_for(300).await?;
+    ensure!(shop.effects("k").await? == (0..300).collect::<Vec<_>>());
+    engine.stop(LIMIT).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn order_holds_when_one_of_two_processes_dies() -> Result<()> {
+    let (database, url, topic) = (TestDatabase::postgres().await?, servers::rabbitmq()?, topic());
+    let dying = Shop::open(&database, &url, &topic).await?;
+    let staying = Shop::open(&database, &url, &topic).await?;
+    let client = Client::connect(&url).await?;
+    client.declare(&topic, FieldTable::default()).await?;
+    let (first, second) = (dying.steps(20), staying.steps(20));
+    let step = |n: i64| Step {
+        key: format!("k{}", n % 8),
+        n,
+    };
+    staying.append((0..1000).map(step)).await?;
+    for n in 0..100 {
+        let body = format!(r#"{{"key":"hand","n":{n}}}"#);
+        client
+            .publish(&topic, body.as_bytes(), BasicProperties::default())
+            .await?;
+    }
+    staying.wait_for(300).await?;
+    drop(first);
+    drop(dying);
+    staying.append((1000..1500).map(step)).await?;
+    staying.wait_for(1600).await?;
+    second.stop(LIMIT).await;
+    for key in 0..8 {
+        let effects = staying.effects(&format!("k{key}")).await?;
+        let expected: Vec<i64> = (0..1500).filter(|n| n % 8 == key).collect();
+        ensure!(effects == expected, "k{key}: {effects:?}");
+    }
+    let by_hand = staying.effects("hand").await?;
+    ensure!(by_hand.len() == 100, "{by_hand:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quorum_queues_by_url() -> Result<()> {
+    let (database, topic) = (TestDatabase::sqlite()?, topic());
+    let url = format!("{}?queue_type=quorum", servers::rabbitmq()?);
+    let shop = Shop::open(&database, &url, &topic).await?;
+    let engine = shop.steps(50);
+    shop.append((0..100).map(|n| Step {
+        key: format!("k{}", n % 3),
+        n,
+    }))
+    .await?;
+    shop.wait_for(100).await?;
+    wait_until("a queue of another type", LIMIT, || async {
+        // Refused, because it is there and of another type; before, it is not there.
+        let asked = Client::connect(&url).await.ok()?;
+        asked.declare_passively(&topic).await.ok()?;
+        asked.declare(&topic, FieldTable::default()).await.err()
+    })
+    .await?;
+    let client = Client::connect(&servers::rabbitmq()?).await?;
+    client
+        .publish(&topic, br#"{"key":"hand","n":1}"#, BasicProperties::default())
+        .await?;
+    shop.wait_for(101).await?;
+    engine.stop(LIMIT).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_share_a_plain_queue() -> Result<()> {
+    let (database, url, topic) = (TestDatabase::postgres().await?, servers::rabbitmq()?, topic());
+    let one = Shop::open(&database, &url, &topic).await?;
+    let other = Shop::open(&database, &url, &topic).await?;
+    let engines = [one.sales(), other.sales()];
+    one.append_sales(0..3000).await?;
+    one.sold_once(0..3000).await?;
+    wait_until("an empty outbox", LIMIT, || async {
+        let sql = "SELECT COUNT(*) AS n FROM outbox_messages WHERE status = 'pending'";
+        (one.count(sql).await.ok()? == 0).then_some(())
+    })
+    .await?;
+    for engine in engines {
+        engine.stop(LIMIT).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! One connection that is made again for ever.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lapin::options::BasicQosOptions;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Channel, Connection, ConnectionProperties};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::unavailable;
+use crate::broker::BrokerError;
+use crate::failure::chain;
+use crate::retry::{back_off, jitter};
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(5);
+/// How often a connection's state is looked at; lapin announces no loss.
+const LOOK: Duration = Duration::from_millis(100);
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+/// Seconds; a silent server counts as lost after two of them.
+const HEARTBEAT: u16 = 10;
+
+/// The server, and what is asked of it.
+pub(super) struct Target {
+    uri: AMQPUri,
+    pub(super) quorum: bool,
+}
+
+impl Target {
+    pub(super) fn parse(text: &str) -> Result<Self, BrokerError> {
+        let wrong = |why: String| BrokerError::Url(format!("{}: {why}", crate::store::mask(text)));
+        let mut url = url::Url::parse(text).map_err(|error| wrong(error.to_string()))?;
+        let quorum = match url.query_pairs().find(|(key, _)| key == "queue_type") {
+            None => false,
+            Some((_, kind)) => match kind.as_ref() {
+                "quorum" => true,
+                "classic" => false,
+                other => return Err(wrong(format!("queue_type is classic or quorum, not {other}"))),
+            },
+        };
+        let rest: Vec<(String, String)> = url
+            .query_pairs()
+            .filter(|(key, _)| key != "queue_type")
+            .map(|(key, value)| (key.into_owned(), value.into_owned()))
+            .collect();
+        url.set_query(None);
+        if !rest.is_empty() {
+            url.query_pairs_mut().extend_pairs(rest);
+        }
+        let mut uri: AMQPUri = url.as_str().parse().map_err(wrong)?;
+        if uri.vhost.is_empty() {
+            "/".clone_into(&mut uri.vhost);
+        }
+        // lapin would take localhost for an address in brackets.
+        if let Some(url::Host::Ipv6(address)) = url.host() {
+            uri.authority.host = address.to_string();
+        }
+        uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        Ok(Self { uri, quorum })
+    }
+
+    async fn connect(&self) -> Result<Connection, Lost> {
+        let properties = ConnectionProperties::default().with_connection_name("posthaste".into());
+        match tokio::time::timeout(CONNECT_LIMIT, Connection::connect_uri(self.uri.clone(), properties)).await {
+            Ok(connected) => Ok(connected?),
+            Err(_elapsed) => Err(Lost::Silent),
+        }
+    }
+
+    /// Whether the server says anything. A connection attempt that hangs keeps its thread, so after one that did
+    /// the next waits for a sign of life.
+    async fn answers(&self) -> bool {
+        let asked = async {
+            let address = (self.uri.authority.host.as_str(), self.uri.authority.port);
+            let mut stream = TcpStream::connect(address).await?;
+            if self.uri.scheme == AMQPScheme::AMQP {
+                stream.write_all(b"AMQP\x00\x00\x09\x01").await?;
+                stream.read_u8().await?;
+            }
+            Ok::<(), std::io::Error>(())
+        };
+        matches!(tokio::time::timeout(CONNECT_LIMIT, asked).await, Ok(Ok(())))
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("connecting to RabbitMQ")]
+    Failed(#[from] lapin::Error),
+    #[error("RabbitMQ takes the connection but does not answer")]
+    Silent,
+    #[error("the connection to RabbitMQ was lost")]
+    Gone,
+    #[error("RabbitMQ takes no messages now: memory or disk are short there")]
+    Blocked,
+    #[error("this end is stopping")]
+    Stopped,
+}
+
+impl From<Lost> for BrokerError {
+    fn from(lost: Lost) -> Self {
+        Self::Unavailable(Arc::new(lost))
+    }
+}
+
+#[derive(Clone)]
+enum State {
+    Connecting,
+    Up(Arc<Up>),
+    Down(Arc<dyn Error + Send + Sync>),
+}
+
+/// A connection and what was done on it.
+pub(super) struct Up {
+    connection: Connection,
+    broken: Notify,
+    /// Queues that exist as far as is known on this connection.
+    declared: Mutex<HashSet<String>>,
+    /// For declarations, one at a time: a refused one closes its channel.
+    pub(super) declaring: AsyncMutex<Option<Channel>>,
+    pinging: AsyncMutex<Option<Channel>>,
+}
+
+impl Up {
+    fn on(connection: Connection) -> Arc<Self> {
+        Arc::new(Self {
+            connection,
+            broken: Notify::new(),
+            declared: Mutex::default(),
+            declaring: AsyncMutex::new(None),
+            pinging: AsyncMutex::new(None),
+        })
+    }
+
+    pub(super) fn alive(&self) -> bool {
+        self.connection.status().connected()
+    }
+
+    /// RabbitMQ has announced that it takes no messages.
+    pub(super) fn blocked(&self) -> Option<BrokerError> {
+        self.connection.status().blocked().then(|| Lost::Blocked.into())
+    }
+
+    /// Something went wrong on it: it is replaced. One that is only blocked is not; the next would be as well.
+    pub(super) fn give_up(&self) {
+        if !self.connection.status().blocked() {
+            self.broken.notify_one();
+        }
+    }
+
+    pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
+        let opened = tokio::time::timeout(CONNECT_LIMIT, self.connection.create_channel()).await;
+        match opened {
+            Ok(channel) => channel.map_err(unavailable),
+            Err(_elapsed) => {
+                self.give_up();
+                Err(BrokerError::Deadline(CONNECT_LIMIT))
+            }
+        }
+    }
+
+    /// The most bytes that a message's properties may take: they travel in one frame.
+    pub(super) fn header_limit(&self) -> usize {
+        match self.connection.configuration().frame_max() {
+            0 => usize::MAX,
+            most => usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(1024),
+        }
+    }
+
+    pub(super) fn declared(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), BrokerError> {
+        if let Some(blocked) = self.blocked() {
+            return Err(blocked);
+        }
+        let mut slot = self.pinging.lock().await;
+        let channel = match slot.take().filter(|channel| channel.status().connected()) {
+            Some(channel) => channel,
+            None => self.channel().await?,
+        };
+        // Changes nothing on a channel without consumers, and the server answers.
+        let options = BasicQosOptions::default();
+        channel.basic_qos(1, options).await.map_err(unavailable)?;
+        *slot = Some(channel);
+        Ok(())
+    }
+}
+
+/// A connection for one purpose.
+pub(super) struct Link {
+    target: Arc<Target>,
+    purpose: &'static str,
+    state: watch::Sender<State>,
+    started: AtomicBool,
+    stop: CancellationToken,
+    _stop_with_this: DropGuard,
+}
+
+impl Link {
+    pub(super) fn to(target: Arc<Target>, purpose: &'static str) -> Self {
+        let stop = CancellationToken::new();
+        Self {
+            target,
+            purpose,
+            state: watch::Sender::new(State::Connecting),
+            started: AtomicBool::new(false),
+            _stop_with_this: stop.clone().drop_guard(),
+            stop,
+        }
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Whether anyone has needed it yet.
+    pub(super) fn started(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// The connection. At once an error while it is lost; at the very first, waits for it up to `wait`.
+    pub(super) async fn up(&self, wait: Duration) -> Result<Arc<Up>, BrokerError> {
+        self.start();
+        let mut state = self.state.subscribe();
+        let looked = async {
+            loop {
+                match &*state.borrow_and_update() {
+                    State::Up(up) if up.alive() => return Ok(up.clone()),
+                    State::Down(error) => return Err(BrokerError::Unavailable(error.clone())),
+                    // Lost just now: the keeper is about to see it.
+                    State::Up(_) | State::Connecting => {}
+                }
+                if state.changed().await.is_err() {
+                    return Err(Lost::Stopped.into());
+                }
+            }
+        };
+        let looked = tokio::time::timeout(wait, looked).await;
+        looked.unwrap_or(Err(BrokerError::Deadline(wait)))
+    }
+
+    /// The connection, however long it takes.
+    pub(super) async fn up_at_last(&self) -> Result<Arc<Up>, BrokerError> {
+        self.start();
+        let mut state = self.state.subscribe();
+        loop {
+            if let State::Up(up) = &*state.borrow_and_update()
+                && up.alive()
+            {
+                return Ok(up.clone());
+            }
+            if state.changed().await.is_err() {
+                return Err(Lost::Stopped.into());
+            }
+        }
+    }
+
+    fn start(&self) {
+        if !self.started.swap(true, Ordering::Relaxed) {
+            tokio::spawn(keep(
+                self.target.clone(),
+                self.purpose,
+                self.state.clone(),
+                self.stop.clone(),
+            ));
+        }
+    }
+}
+
+/// Connects, watches, connects again, until `stop`.
+async fn keep(target: Arc<Target>, purpose: &'static str, state: watch::Sender<State>, stop: CancellationToken) {
+    let mut failures = 0u32;
+    let mut silent = false;
+    loop {
+        let connected = tokio::select! {
+            () = stop.cancelled() => return,
+            connected = attempt(&target, silent) => connected,
+        };
+        match connected {
+            Ok(connection) => {
+                if failures > 0 {
+                    tracing::info!(purpose, "RabbitMQ is back");
+                }
+                silent = false;
+                let up = Up::on(connection);
+                state.send_replace(State::Up(up.clone()));
+                let stopped = watch_over(&up, &stop).await;
+                state.send_replace(State::Down(Arc::new(Lost::Gone)));
+                // Its channels end with it, and what waits on them is told.
+                let closing = up.connection.close(200, "OK".into());
+                drop(tokio::time::timeout(CLOSE_LIMIT, closing).await);
+                if stopped {
+                    return;
+                }
+                tracing::warn!(purpose, "the connection to RabbitMQ was lost");
+                failures = 1;
+            }
+            Err(error) => {
+                if failures == 0 {
+                    tracing::warn!(purpose, error = %chain(&error), "RabbitMQ is not there; connecting goes on");
+                }
+                silent = matches!(error, Lost::Silent);
+                state.send_replace(State::Down(Arc::new(error)));
+                failures = failures.saturating_add(1);
+            }
+        }
+        let pause = back_off(failures.saturating_sub(1), FIRST_DELAY, MAX_DELAY, jitter());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn attempt(target: &Target, silent: bool) -> Result<Connection, Lost> {
+    if silent && !target.answers().await {
+        return Err(Lost::Silent);
+    }
+    target.connect().await
+}
+
+/// Returns when the connection is no good any more; `true`: because it is no longer wanted.
+async fn watch_over(up: &Up, stop: &CancellationToken) -> bool {
+    while up.alive() {
+        tokio::select! {
+            () = stop.cancelled() => return true,
+            () = up.broken.notified() => return false,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Target;
+
+    #[test]
+    fn urls_are_read_as_people_mean_them() {
+        let uri = |text: &str| Target::parse(text).unwrap().uri;
+        assert_eq!(uri("amqp://h").vhost, "/");
+        assert_eq!(uri("amqp://h/").vhost, "/");
+        assert_eq!(uri("amqp://h/%2f").vhost, "/");
+        assert_eq!(uri("amqp://h/shop").vhost, "shop");
+        assert_eq!(uri("amqp://h").authority.port, 5672);
+        assert_eq!(uri("amqps://h").authority.port, 5671);
+        assert_eq!(uri("amqp://[::1]:5673").authority.host, "::1");
+        assert_eq!(uri("amqp://h?heartbeat=3&queue_type=quorum").query.heartbeat, Some(3));
+        assert_eq!(uri("amqp://u:p%40ss@h").authority.userinfo.password, "p@ss");
+        assert!(Target::parse("amqp://h?queue_type=quorum").unwrap().quorum);
+        assert!(!Target::parse("amqp://h").unwrap().quorum);
+    }
+
+    #[test]
+    fn a_wrong_url_is_named_without_its_password() {
+        let wrong = Target::parse("amqp://u:secret@h?queue_type=best").err().unwrap();
+        assert!(wrong.to_string().contains("not best"), "{wrong}");
+        assert!(!wrong.to_string().contains("secret"), "{wrong}");
+        assert!(Target::parse("amqp://h?heartbeat=often").is_err());
+    }
+}

@@ -1,0 +1,102 @@
+//! Queues are declared before their first use on a connection; one that someone else declared otherwise is used as
+//! it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::connect::{Target, Up};
+use super::unavailable;
+use crate::broker::BrokerError;
+use crate::failure::chain;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// What kind of queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Whoever publishes by hand uses it.
+    Plain,
+    /// Read by one consumer at a time.
+    Partition,
+}
+
+/// Makes sure that `queue` is there.
+pub(super) async fn declare(up: &Arc<Up>, target: &Target, queue: &str, kind: Kind) -> Result<(), BrokerError> {
+    if up.declared().contains(queue) {
+        return Ok(());
+    }
+    let name = queue_name(queue)?;
+    let declared = tokio::time::timeout(LIMIT, ask(up, target, &name, kind)).await;
+    match declared {
+        Ok(Ok(())) => {
+            up.declared().insert(queue.to_owned());
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_elapsed) => {
+            up.give_up();
+            Err(BrokerError::Deadline(LIMIT))
+        }
+    }
+}
+
+/// The name as the protocol has it.
+pub(super) fn queue_name(queue: &str) -> Result<ShortString, BrokerError> {
+    ShortString::try_new(queue)
+        .map_err(|too_long| BrokerError::Refused(format!("the queue's name is no name: {too_long}")))
+}
+
+async fn ask(up: &Arc<Up>, target: &Target, name: &ShortString, kind: Kind) -> Result<(), BrokerError> {
+    let mut slot = up.declaring.lock().await;
+    let channel = match slot.take().filter(|channel| channel.status().connected()) {
+        Some(channel) => channel,
+        None => up.channel().await?,
+    };
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let refused = match channel
+        .queue_declare(name.clone(), options, arguments(target, kind))
+        .await
+    {
+        Ok(_queue) => {
+            *slot = Some(channel);
+            return Ok(());
+        }
+        Err(error) if error.is_amqp_soft_error() => error,
+        Err(error) => return Err(unavailable(error)),
+    };
+    // Declared by someone else with other arguments, or not ours to declare: being there is enough. The refusal has
+    // closed the channel.
+    let channel = up.channel().await?;
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    match channel
+        .queue_declare(name.clone(), options, FieldTable::default())
+        .await
+    {
+        Ok(_queue) => {
+            *slot = Some(channel);
+            tracing::warn!(queue = %name, error = %chain(&refused), "the queue is used as it was declared by someone else");
+            Ok(())
+        }
+        Err(_absent) => Err(BrokerError::Refused(chain(&refused))),
+    }
+}
+
+fn arguments(target: &Target, kind: Kind) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    if target.quorum {
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    }
+    if kind == Kind::Partition {
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    }
+    arguments
+}
