@@ -173,6 +173,7 @@ impl RunningService {
             Dialect::Postgres => {
                 format!("ALTER TABLE {table} ADD CONSTRAINT refused CHECK ({column} <> '{text}') NOT VALID")
             }
+            Dialect::Mysql => format!("ALTER TABLE {table} ADD CONSTRAINT refused CHECK ({column} <> '{text}')"),
             Dialect::Sqlite => format!(
                 "CREATE TRIGGER refused BEFORE INSERT ON {table} WHEN NEW.{column} = '{text}' \
                  BEGIN SELECT RAISE(ABORT, 'the row is refused'); END"
@@ -188,7 +189,7 @@ impl RunningService {
     /// When the database cannot be asked.
     pub async fn accept_rows(&self, table: &str) -> Result<()> {
         let sql = match self.store.dialect() {
-            Dialect::Postgres => format!("ALTER TABLE {table} DROP CONSTRAINT refused"),
+            Dialect::Postgres | Dialect::Mysql => format!("ALTER TABLE {table} DROP CONSTRAINT refused"),
             Dialect::Sqlite => "DROP TRIGGER refused".to_owned(),
         };
         self.store.execute(&sql, vec![]).await?;
@@ -215,8 +216,8 @@ impl RunningService {
     }
 }
 
-/// Makes two tests of each function `async fn(TestDatabase) -> anyhow::Result<()>`: one on SQLite, one
-/// on PostgreSQL.
+/// Makes three tests of each function `async fn(TestDatabase) -> anyhow::Result<()>`: one on SQLite, one
+/// on PostgreSQL, one on MariaDB.
 #[macro_export]
 macro_rules! on_each_database {
     ($($test:ident),* $(,)?) => {
@@ -230,6 +231,12 @@ macro_rules! on_each_database {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() -> anyhow::Result<()> {
                 super::$test($crate::TestDatabase::postgres().await?).await
+            })*
+        }
+        mod on_mysql {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() -> anyhow::Result<()> {
+                super::$test($crate::TestDatabase::mysql().await?).await
             })*
         }
     };

@@ -1,18 +1,21 @@
 //! Real servers for tests, on private ports under `target/servers/`.
 //!
-//! [`postgres`], [`rabbitmq`] and [`kafka`] hand out the servers that all tests share, from `POSTGRES_URL` and so on
-//! when those are set (as `cargo xtask test` does) and started on the spot otherwise; they then run until
-//! `cargo xtask services down`. A test that needs to break its server takes a [`PrivatePostgres`],
+//! [`postgres`], [`mysql`], [`rabbitmq`] and [`kafka`] hand out the servers that all tests share, from `POSTGRES_URL`
+//! and so on when those are set (as `cargo xtask test` does) and started on the spot otherwise; they then run until
+//! `cargo xtask services down`. A test that needs to break its server takes a [`PrivatePostgres`], [`PrivateMysql`],
 //! [`PrivateRabbitmq`] or [`PrivateKafka`].
 
 mod find_kafka;
+mod find_mysql;
 mod find_postgres;
 mod find_rabbitmq;
 mod install_package;
 mod kafka_instance;
+mod mysql_instance;
 mod places;
 mod postgres_instance;
 mod private_kafka;
+mod private_mysql;
 mod private_postgres;
 mod private_rabbitmq;
 mod rabbitmq_node;
@@ -26,6 +29,7 @@ use anyhow::{Context, Result, bail, ensure};
 use url::Url;
 
 pub use private_kafka::{PrivateKafka, kafka_tool};
+pub use private_mysql::PrivateMysql;
 pub use private_postgres::PrivatePostgres;
 pub use private_rabbitmq::PrivateRabbitmq;
 
@@ -41,11 +45,15 @@ const KAFKA_PORT: u16 = 27192;
 
 /// The variable that names the Kafka cluster to test with, `host:port`.
 pub const KAFKA_BOOTSTRAP_SERVERS: &str = "KAFKA_BOOTSTRAP_SERVERS";
+const MYSQL_PORT: u16 = 23306;
 
 /// The variable that names the PostgreSQL server to test with.
 pub const POSTGRES_URL: &str = "POSTGRES_URL";
 /// The variable that names the RabbitMQ server to test with.
 pub const AMQP_URL: &str = "AMQP_URL";
+
+/// The variable that names the MariaDB or MySQL server to test with.
+pub const MYSQL_URL: &str = "MYSQL_URL";
 
 /// The URL of a PostgreSQL server and of one database on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +156,21 @@ fn rabbitmq_url(port: u16) -> String {
     format!("amqp://guest:guest@127.0.0.1:{port}")
 }
 
+/// The MariaDB server that all tests share. It must not be stopped: other tests run on it.
+///
+/// # Errors
+/// When `MYSQL_URL` is unset and the server cannot be installed or started; says what is missing.
+pub fn mysql() -> Result<Url> {
+    match std::env::var(MYSQL_URL) {
+        Ok(url) if !url.is_empty() => Url::parse(&url).context("MYSQL_URL"),
+        _ => Ok(shared_mysql()?.start(MYSQL_PORT)?.url),
+    }
+}
+
+fn shared_mysql() -> Result<mysql_instance::Instance> {
+    mysql_instance::Instance::at(places::servers_directory()?.join("mysql"))
+}
+
 /// The servers that the tests can need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
@@ -157,11 +180,13 @@ pub enum Server {
     Kafka,
     /// RabbitMQ 3.8 or later.
     Rabbitmq,
+    /// MariaDB 10.6 or later.
+    Mysql,
 }
 
 impl Server {
     /// All of them, in the order they are started.
-    pub const ALL: [Self; 3] = [Self::Postgres, Self::Rabbitmq, Self::Kafka];
+    pub const ALL: [Self; 4] = [Self::Postgres, Self::Mysql, Self::Rabbitmq, Self::Kafka];
 
     /// What the command line calls it.
     pub fn name(self) -> &'static str {
@@ -169,6 +194,7 @@ impl Server {
             Self::Postgres => "postgres",
             Self::Kafka => "kafka",
             Self::Rabbitmq => "rabbitmq",
+            Self::Mysql => "mysql",
         }
     }
 
@@ -183,6 +209,7 @@ impl Server {
             Self::Postgres => POSTGRES_URL,
             Self::Kafka => KAFKA_BOOTSTRAP_SERVERS,
             Self::Rabbitmq => AMQP_URL,
+            Self::Mysql => MYSQL_URL,
         }
     }
 
@@ -210,6 +237,13 @@ impl Server {
                     was_running,
                 })
             }
+            Self::Mysql => {
+                let running = shared_mysql()?.start(MYSQL_PORT)?;
+                Ok(Started {
+                    url: running.url.into(),
+                    was_running: running.was_running,
+                })
+            }
         }
     }
 
@@ -222,6 +256,7 @@ impl Server {
             Self::Postgres => Ok(shared_postgres()?.running()?.map(|url| url.as_str().to_owned())),
             Self::Kafka => shared_kafka()?.running(),
             Self::Rabbitmq => Ok(shared_rabbitmq()?.running()?.map(rabbitmq_url)),
+            Self::Mysql => Ok(shared_mysql()?.running()?.map(String::from)),
         }
     }
 
@@ -234,6 +269,7 @@ impl Server {
             Self::Postgres => shared_postgres()?.stop(Shutdown::Fast),
             Self::Kafka => shared_kafka()?.stop(),
             Self::Rabbitmq => shared_rabbitmq()?.stop(),
+            Self::Mysql => shared_mysql()?.stop(mysql_instance::Signal::Term),
         }
     }
 
@@ -246,6 +282,7 @@ impl Server {
             Self::Postgres => shared_postgres()?.kill9(),
             Self::Kafka => shared_kafka()?.kill9(),
             Self::Rabbitmq => shared_rabbitmq()?.kill9(),
+            Self::Mysql => shared_mysql()?.stop(mysql_instance::Signal::Kill),
         }
     }
 
@@ -266,6 +303,10 @@ impl Server {
             Self::Rabbitmq => {
                 private_rabbitmq::remove_orphans()?;
                 shared_rabbitmq()?.remove()
+            }
+            Self::Mysql => {
+                private_mysql::remove_orphans()?;
+                shared_mysql()?.remove()
             }
         }
     }

@@ -20,6 +20,12 @@ macro_rules! on_every_store {
                 let database = TestDatabase::postgres().await?;
                 $suite::$case(database.url()).await
             }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_mysql() -> Result<()> {
+                let database = TestDatabase::mysql().await?;
+                $suite::$case(database.url()).await
+            }
         }
     )*};
 }
@@ -45,6 +51,7 @@ macro_rules! on_every_transport {
     ($($suite:ident :: $case:ident),* $(,)?) => {
         on_transport!(sql_on_sqlite, TestDatabase::sqlite()?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand]);
         on_transport!(sql_on_postgres, TestDatabase::postgres().await?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand]);
+        on_transport!(sql_on_mysql, TestDatabase::mysql().await?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand]);
         on_transport!(memory_on_sqlite, TestDatabase::sqlite()?, "memory:", [$($suite::$case),*]);
         on_transport!(kafka_on_sqlite, TestDatabase::sqlite()?, &kafka()?, [$($suite::$case),*]);
         on_transport!(kafka_on_postgres, TestDatabase::postgres().await?, &kafka()?, [$($suite::$case),*]);

@@ -125,7 +125,7 @@ impl Consumer {
         }
         let lanes = match self.store.dialect() {
             Dialect::Sqlite => 1,
-            Dialect::Postgres => self.subscription.concurrency.max(1),
+            Dialect::Postgres | Dialect::Mysql => self.subscription.concurrency.max(1),
         };
         if lanes == 1 || good.len() < 2 {
             return self.handle(receiver, good).await;

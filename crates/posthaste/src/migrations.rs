@@ -9,9 +9,11 @@ pub const CORE_MIGRATIONS: &[Migration] = &[Migration {
     up: Sql {
         postgres: include_str!("../migrations/0001_core.postgres.up.sql"),
         sqlite: include_str!("../migrations/0001_core.sqlite.up.sql"),
+        mysql: include_str!("../migrations/0001_core.mysql.up.sql"),
     },
     down: Sql {
         postgres: include_str!("../migrations/0001_core.postgres.down.sql"),
         sqlite: include_str!("../migrations/0001_core.sqlite.down.sql"),
+        mysql: include_str!("../migrations/0001_core.mysql.down.sql"),
     },
 }];

@@ -33,10 +33,12 @@ const MIGRATIONS: &[Migration] = &[Migration {
     up: Sql {
         postgres: include_str!("../migrations/0001_messages.postgres.up.sql"),
         sqlite: include_str!("../migrations/0001_messages.sqlite.up.sql"),
+        mysql: include_str!("../migrations/0001_messages.mysql.up.sql"),
     },
     down: Sql {
         postgres: include_str!("../migrations/0001_messages.postgres.down.sql"),
         sqlite: include_str!("../migrations/0001_messages.sqlite.down.sql"),
+        mysql: include_str!("../migrations/0001_messages.mysql.down.sql"),
     },
 }];
 

@@ -35,10 +35,12 @@ const MIGRATIONS: &[Migration] = &[Migration {
     up: Sql {
         postgres: include_str!("../migrations/0001_processed_events.postgres.up.sql"),
         sqlite: include_str!("../migrations/0001_processed_events.sqlite.up.sql"),
+        mysql: include_str!("../migrations/0001_processed_events.mysql.up.sql"),
     },
     down: Sql {
         postgres: include_str!("../migrations/0001_processed_events.postgres.down.sql"),
         sqlite: include_str!("../migrations/0001_processed_events.sqlite.down.sql"),
+        mysql: include_str!("../migrations/0001_processed_events.mysql.down.sql"),
     },
 }];
 

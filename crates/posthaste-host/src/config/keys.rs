@@ -94,7 +94,7 @@ pub const KEYS: &[Key] = &[
         "DATABASE_URL",
         Some("sqlite:data/posthaste.db"),
         Kind::DatabaseUrl,
-        "sqlite:PATH or postgres://…; one per service with <SERVICE>_DATABASE_URL",
+        "sqlite:PATH, postgres://… or mysql://…; one per service with <SERVICE>_DATABASE_URL",
     ),
     key(
         "DB_HOST",

@@ -15,10 +15,13 @@ const TABLE: Migration = Migration {
     up: Sql {
         postgres: "CREATE TABLE things (id UUID PRIMARY KEY, n BIGINT, at TIMESTAMPTZ, doc JSONB, body BYTEA)",
         sqlite: "CREATE TABLE things (id TEXT PRIMARY KEY, n INTEGER, at TEXT, doc TEXT, body BLOB)",
+        mysql: "CREATE TABLE IF NOT EXISTS things (id CHAR(36) PRIMARY KEY, n BIGINT, at DATETIME(6), doc LONGTEXT, \
+            body LONGBLOB)",
     },
     down: Sql {
         postgres: "DROP TABLE things",
         sqlite: "DROP TABLE things",
+        mysql: "DROP TABLE IF EXISTS things",
     },
 };
 

@@ -90,10 +90,12 @@ const EFFECTS: Migration = Migration {
     up: Sql {
         postgres: "CREATE TABLE effects (seq BIGSERIAL PRIMARY KEY, message_key TEXT, n BIGINT)",
         sqlite: "CREATE TABLE effects (seq INTEGER PRIMARY KEY AUTOINCREMENT, message_key TEXT, n INTEGER)",
+        mysql: "CREATE TABLE IF NOT EXISTS effects (seq BIGINT AUTO_INCREMENT PRIMARY KEY, message_key TEXT, n BIGINT)",
     },
     down: Sql {
         postgres: "DROP TABLE effects",
         sqlite: "DROP TABLE effects",
+        mysql: "DROP TABLE IF EXISTS effects",
     },
 };
 

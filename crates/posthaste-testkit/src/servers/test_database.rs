@@ -4,9 +4,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use tempfile::TempDir;
+use url::Url;
 use uuid::Uuid;
 
 use super::PostgresUrl;
@@ -22,6 +24,7 @@ pub struct TestDatabase {
 
 enum Place {
     Postgres { server: PostgresUrl, name: String },
+    Mysql { server: Url, name: String },
     Sqlite(TempDir),
 }
 
@@ -49,6 +52,30 @@ impl TestDatabase {
         })
     }
 
+    /// A new database on the shared MariaDB server.
+    ///
+    /// # Errors
+    /// When the server is missing or refuses; says what to install.
+    pub async fn mysql() -> Result<Self> {
+        let server = tokio::task::spawn_blocking(super::mysql).await??;
+        Self::on_mysql(server).await
+    }
+
+    /// A new database on `server`, for example a [`super::PrivateMysql`].
+    ///
+    /// # Errors
+    /// When the server is away or its user may not create databases.
+    pub async fn on_mysql(server: Url) -> Result<Self> {
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        run_mysql(&server, format!("CREATE DATABASE {name}")).await?;
+        let mut url = server.clone();
+        url.set_path(&name);
+        Ok(Self {
+            url: url.into(),
+            place: Some(Place::Mysql { server, name }),
+        })
+    }
+
     /// A new SQLite file in a directory of its own.
     ///
     /// # Errors
@@ -62,7 +89,7 @@ impl TestDatabase {
         })
     }
 
-    /// Where it is: `postgres://…` or `sqlite:…`.
+    /// Where it is: `postgres://…`, `mysql://…` or `sqlite:…`.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -100,6 +127,7 @@ impl Drop for TestDatabase {
 async fn remove(place: Place) -> Result<()> {
     match place {
         Place::Postgres { server, name } => run(&server, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await,
+        Place::Mysql { server, name } => drop_mysql(&server, &name).await,
         Place::Sqlite(directory) => directory.close().context("cannot remove a SQLite file"),
     }
 }
@@ -110,8 +138,42 @@ async fn run(server: &PostgresUrl, sql: String) -> Result<()> {
         connection.execute(AssertSqlSafe(sql.as_str())).await?;
         connection.close().await
     };
-    let done: Result<(), sqlx::Error> = tokio::time::timeout(LIMIT, work)
+    within(&sql, work).await
+}
+
+/// Cuts off who is connected: MySQL would wait for their transactions to end.
+async fn drop_mysql(server: &Url, name: &str) -> Result<()> {
+    let work = async {
+        let mut connection = MySqlConnection::connect_with(&MySqlConnectOptions::from_str(server.as_str())?).await?;
+        let others: Vec<(i64,)> =
+            sqlx::query_as("SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = ?")
+                .bind(name)
+                .fetch_all(&mut connection)
+                .await?;
+        for (id,) in others {
+            // It may have gone by itself.
+            drop(connection.execute(AssertSqlSafe(format!("KILL {id}"))).await);
+        }
+        connection
+            .execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name}")))
+            .await?;
+        connection.close().await
+    };
+    within(name, work).await
+}
+
+async fn run_mysql(server: &Url, sql: String) -> Result<()> {
+    let work = async {
+        let mut connection = MySqlConnection::connect_with(&MySqlConnectOptions::from_str(server.as_str())?).await?;
+        connection.execute(AssertSqlSafe(sql.as_str())).await?;
+        connection.close().await
+    };
+    within(&sql, work).await
+}
+
+async fn within(what: &str, work: impl Future<Output = Result<(), sqlx::Error>>) -> Result<()> {
+    let done = tokio::time::timeout(LIMIT, work)
         .await
-        .with_context(|| format!("{sql}: no answer within {LIMIT:?}"))?;
-    done.with_context(|| sql.clone())
+        .with_context(|| format!("{what}: no answer within {LIMIT:?}"))?;
+    done.with_context(|| what.to_owned())
 }

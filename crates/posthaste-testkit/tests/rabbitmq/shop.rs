@@ -69,10 +69,12 @@ const EFFECTS: Migration = Migration {
     name: "effects",
     up: Sql {
         postgres: "CREATE TABLE effects (seq BIGSERIAL PRIMARY KEY, effect_key TEXT, n BIGINT)",
+        mysql: "CREATE TABLE effects (seq BIGINT AUTO_INCREMENT PRIMARY KEY, effect_key TEXT, n BIGINT)",
         sqlite: "CREATE TABLE effects (seq INTEGER PRIMARY KEY AUTOINCREMENT, effect_key TEXT, n INTEGER)",
     },
     down: Sql {
         postgres: "DROP TABLE effects",
+        mysql: "DROP TABLE effects",
         sqlite: "DROP TABLE effects",
     },
 };

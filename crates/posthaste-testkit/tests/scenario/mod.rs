@@ -131,10 +131,12 @@ const MIGRATIONS: &[Migration] = &[Migration {
     up: Sql {
         postgres: CREATE,
         sqlite: CREATE,
+        mysql: CREATE,
     },
     down: Sql {
         postgres: DROP,
         sqlite: DROP,
+        mysql: DROP,
     },
 }];
 

@@ -5,7 +5,7 @@ use sea_orm::sea_query::ArrayType;
 use sea_orm::{DbBackend, SqliteTransactionMode, TransactionOptions, Value};
 use uuid::Uuid;
 
-use super::{postgres, sqlite};
+use super::{mysql, postgres, sqlite};
 
 /// Which SQL a store speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,17 +14,23 @@ pub enum Dialect {
     Postgres,
     /// SQLite 3.35 or later.
     Sqlite,
+    /// MariaDB 10.6 or later, or MySQL 8.0.17 or later.
+    Mysql,
 }
 
 impl Dialect {
     /// Portable text to this database's: `{now}` is the database's clock, `{after:$3}` the clock plus
     /// `$3` microseconds (negative: before), `{clock}` and `{clock:$3}` the same where a column is compared
-    /// with them, `{in:$2}` membership in a list made by [`Dialect::ints`] and its
-    /// like, `{json:$2}` a JSON value bound as text.
+    /// with them, `{in:$2}` membership in a list made by [`Dialect::ints`] and its like, `{json:$2}` a JSON
+    /// value bound as text, `{int:$2}` an integer where its type is not clear.
+    ///
+    /// After an INSERT, `{ignore:column}` leaves out rows whose key exists (`column` is any of the table's),
+    /// and `{upsert:key, columns} column = {new:column}` updates them.
     pub fn sql(self, text: &str) -> String {
         match self {
             Self::Postgres => postgres::sql(text),
             Self::Sqlite => sqlite::sql(text),
+            Self::Mysql => mysql::sql(text),
         }
     }
 
@@ -37,7 +43,7 @@ impl Dialect {
     pub fn uuid_or_null(self, id: Option<Uuid>) -> Value {
         match self {
             Self::Postgres => Value::Uuid(id),
-            Self::Sqlite => Value::String(id.map(|id| id.to_string())),
+            Self::Sqlite | Self::Mysql => Value::String(id.map(|id| id.to_string())),
         }
     }
 
@@ -49,7 +55,7 @@ impl Dialect {
     /// A time or NULL to bind.
     pub fn time_or_null(self, at: Option<DateTime<Utc>>) -> Value {
         match self {
-            Self::Postgres => Value::ChronoDateTimeUtc(at),
+            Self::Postgres | Self::Mysql => Value::ChronoDateTimeUtc(at),
             Self::Sqlite => Value::String(at.map(sqlite::time_text)),
         }
     }
@@ -57,7 +63,7 @@ impl Dialect {
     /// A list of integers for `{in:$n}`.
     pub fn ints(self, list: impl IntoIterator<Item = i64>) -> Value {
         match self {
-            Self::Postgres => array(ArrayType::BigInt, list.into_iter().map(Value::from)),
+            Self::Postgres | Self::Mysql => array(ArrayType::BigInt, list.into_iter().map(Value::from)),
             Self::Sqlite => Value::from(serde_json::Value::from_iter(list).to_string()),
         }
     }
@@ -65,7 +71,7 @@ impl Dialect {
     /// A list of texts for `{in:$n}`.
     pub fn texts(self, list: impl IntoIterator<Item = String>) -> Value {
         match self {
-            Self::Postgres => array(ArrayType::String, list.into_iter().map(Value::from)),
+            Self::Postgres | Self::Mysql => array(ArrayType::String, list.into_iter().map(Value::from)),
             Self::Sqlite => Value::from(serde_json::Value::from_iter(list).to_string()),
         }
     }
@@ -74,7 +80,7 @@ impl Dialect {
     pub fn uuids(self, list: impl IntoIterator<Item = Uuid>) -> Value {
         match self {
             Self::Postgres => array(ArrayType::Uuid, list.into_iter().map(Value::from)),
-            Self::Sqlite => self.texts(list.into_iter().map(|id| id.to_string())),
+            Self::Sqlite | Self::Mysql => self.texts(list.into_iter().map(|id| id.to_string())),
         }
     }
 
@@ -82,12 +88,13 @@ impl Dialect {
         match self {
             Self::Postgres => DbBackend::Postgres,
             Self::Sqlite => DbBackend::Sqlite,
+            Self::Mysql => DbBackend::MySql,
         }
     }
 
     pub(super) fn transaction_options(self) -> TransactionOptions {
         match self {
-            Self::Postgres => TransactionOptions::default(),
+            Self::Postgres | Self::Mysql => TransactionOptions::default(),
             Self::Sqlite => TransactionOptions {
                 // A deferred transaction that writes after reading fails at once while another one writes.
                 sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),

@@ -11,15 +11,27 @@ pub(crate) struct Known {
     pub response: StoredResponse,
 }
 
-/// `false` when another process works on this key right now. SQLite's write lock has made us wait
-/// for it instead.
+/// `false` when another process works on this key right now. Where the database has no lock to try, on
+/// SQLite and MySQL, it has made us wait for the other one instead.
 pub(crate) async fn lock(tx: &Tx, scope: &str, key: &str) -> Result<bool, StoreError> {
-    if tx.dialect() == Dialect::Sqlite {
-        return Ok(true);
+    match tx.dialect() {
+        Dialect::Sqlite => Ok(true),
+        Dialect::Postgres => {
+            let sql = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7406871)) AS locked";
+            let rows = tx.query(sql, vec![format!("{scope} {key}").into()]).await?;
+            rows.first().map_or(Ok(false), |row| row.get("locked"))
+        }
+        Dialect::Mysql => {
+            // Expired as it is written, and gone with a rollback: only its lock counts.
+            let sql = "INSERT INTO idempotency_keys (scope, idempotency_key, fingerprint, expires_at) \
+                VALUES ($1, $2, '', {now}) {ignore:scope}";
+            match tx.execute(sql, vec![scope.into(), key.into()]).await {
+                Ok(_) => Ok(true),
+                Err(StoreError::Collision(_)) => Ok(false),
+                Err(error) => Err(error),
+            }
+        }
     }
-    let sql = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7406871)) AS locked";
-    let rows = tx.query(sql, vec![format!("{scope} {key}").into()]).await?;
-    rows.first().map_or(Ok(false), |row| row.get("locked"))
 }
 
 pub(crate) async fn find(tx: &Tx, scope: &str, key: &str) -> Result<Option<Known>, StoreError> {
@@ -50,8 +62,8 @@ pub(crate) async fn insert(
     life: i64,
 ) -> Result<(), StoreError> {
     let sql = "INSERT INTO idempotency_keys (scope, idempotency_key, fingerprint, status, body, expires_at) \
-        VALUES ($1, $2, $3, $4, $5, {after:$6}) ON CONFLICT (scope, idempotency_key) DO UPDATE SET \
-        fingerprint = excluded.fingerprint, status = excluded.status, body = excluded.body, expires_at = excluded.expires_at";
+        VALUES ($1, $2, $3, $4, $5, {after:$6}) {upsert:scope, idempotency_key} \
+        fingerprint = {new:fingerprint}, status = {new:status}, body = {new:body}, expires_at = {new:expires_at}";
     let body = Value::Bytes(Some(response.body.clone()));
     let values = vec![
         scope.into(),
@@ -66,7 +78,13 @@ pub(crate) async fn insert(
 
 /// Removes expired keys, at most `limit`; answers how many.
 pub(crate) async fn remove_expired(store: &Store, limit: i64) -> Result<u64, StoreError> {
-    let sql = "DELETE FROM idempotency_keys WHERE (scope, idempotency_key) IN \
-        (SELECT scope, idempotency_key FROM idempotency_keys WHERE expires_at <= {clock} LIMIT $1)";
+    let sql = match store.dialect() {
+        // It neither reads the table it deletes from nor limits what IN reads.
+        Dialect::Mysql => "DELETE FROM idempotency_keys WHERE expires_at <= {now} ORDER BY expires_at LIMIT $1",
+        _ => {
+            "DELETE FROM idempotency_keys WHERE (scope, idempotency_key) IN \
+        (SELECT scope, idempotency_key FROM idempotency_keys WHERE expires_at <= {clock} LIMIT $1)"
+        }
+    };
     store.execute(sql, vec![limit.into()]).await
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::envelope;
 use crate::message::Message;
-use crate::store::{Column, Insert, OnConflict, Row, Store, StoreError, Tx, Wake};
+use crate::store::{Column, Dialect, Insert, OnConflict, Row, Store, StoreError, Tx, Wake};
 
 const MARK: Insert = Insert {
     table: "inbox_messages",
@@ -35,6 +35,11 @@ pub(crate) async fn mark<'m>(
     let mut sorted: Vec<&Message> = messages.collect();
     // Two batches that overlap lock their rows in one order.
     sorted.sort_unstable_by_key(|message| message.id);
+    if dialect == Dialect::Mysql {
+        // It finds out which rows exist by failing on them: better not to try with those that are known.
+        let known = known(tx, subscription, &sorted).await?;
+        sorted.retain(|message| !known.contains(&message.id.0));
+    }
     let rows = sorted.into_iter().map(|message| {
         vec![
             subscription.into(),
@@ -44,8 +49,13 @@ pub(crate) async fn mark<'m>(
             Value::String(message.correlation_id.clone()),
         ]
     });
-    let rows = rows.collect();
-    MARK.run(tx, rows)
+    Ok(MARK.run(tx, rows.collect()).await?.into_iter().collect())
+}
+
+async fn known(tx: &Tx, subscription: &str, messages: &[&Message]) -> Result<HashSet<Uuid>, StoreError> {
+    let sql = "SELECT message_id FROM inbox_messages WHERE subscription = $1 AND message_id {in:$2}";
+    let ids = tx.dialect().uuids(messages.iter().map(|message| message.id.0));
+    tx.query(sql, vec![subscription.into(), ids])
         .await?
         .iter()
         .map(|row| row.uuid("message_id"))
@@ -108,10 +118,10 @@ pub(crate) async fn settle_new(
     let (status, after, error) = fate.columns();
     let sql = "INSERT INTO inbox_messages (subscription, message_id, event_type, status, correlation_id, received_at, topic, \
             message_key, headers, body, attempts, parked_seq, due_at, first_failed_at, last_failed_at, error) \
-        VALUES ($1, $2, $3, $4, $5, {now}, $6, $7, $8, $9, $10, {next_parked}, \
-            CASE WHEN CAST($11 AS bigint) < 0 THEN NULL ELSE {after:$11} END, \
+        VALUES ($1, $2, $3, $4, $5, {now}, $6, $7, $8, $9, $10, {next_parked:$1,$7}, \
+            CASE WHEN {int:$11} < 0 THEN NULL ELSE {after:$11} END, \
             CASE WHEN $12 = 1 THEN {now} END, CASE WHEN $12 = 1 THEN {now} END, $13) \
-        ON CONFLICT (subscription, message_id) DO NOTHING";
+        {ignore:subscription}";
     let values = vec![
         subscription.into(),
         tx.dialect().uuid(message.id.0),
@@ -313,7 +323,8 @@ pub(crate) async fn mark_parked(tx: &mut Tx, subscription: &str, id: Uuid, attem
 
 /// How long until a parked row of `subscriptions` falls due. Rows that are due already are claimed without a timer, or wait behind the first of their key.
 pub(crate) async fn next_due(store: &Store, subscriptions: &[String]) -> Result<Option<f64>, StoreError> {
-    let sql = "SELECT -({age:MIN(due_at)}) AS wait FROM inbox_messages WHERE status = 'parked' AND due_at > {clock} AND subscription {in:$1}";
+    let sql = "SELECT -({age:due_at}) AS wait FROM inbox_messages {index:inbox_parked} \
+        WHERE status = 'parked' AND due_at > {clock} AND subscription {in:$1} ORDER BY due_at LIMIT 1";
     let list = store.dialect().texts(subscriptions.iter().cloned());
     let rows = store.query(sql, vec![list]).await?;
     rows.first().map_or(Ok(None), |row| row.get("wait"))

@@ -1,11 +1,15 @@
 //! Many rows in one statement.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use sea_orm::Value;
+use uuid::Uuid;
 
-use super::{Dialect, Row, StoreError, Tx};
+use super::{Dialect, StoreError, Tx};
+
+/// Most bytes of texts and blobs in one statement: MariaDB takes 16 MiB where nobody told it otherwise.
+const BYTES: usize = 8 << 20;
 
 /// Each row count is another SQL text to parse and prepare, so only these are used.
 const CHUNKS: [usize; 10] = [500, 256, 128, 64, 32, 16, 8, 4, 2, 1];
@@ -39,7 +43,7 @@ pub struct Insert {
     pub columns: &'static [Column],
     /// What happens to a row whose key exists.
     pub on_conflict: OnConflict,
-    /// A column to return of each inserted row.
+    /// The column of UUIDs, one that is bound, to return of each inserted row.
     pub returning: Option<&'static str>,
 }
 
@@ -90,7 +94,7 @@ impl Insert {
                 let placeholder = match dialect {
                     Dialect::Postgres => format!("${bound}"),
                     // A named parameter is looked up in a list: quadratic in a long statement.
-                    Dialect::Sqlite => "?".to_owned(),
+                    Dialect::Sqlite | Dialect::Mysql => "?".to_owned(),
                 };
                 if let Column::Json(_) = column {
                     format!("{{json:{placeholder}}}")
@@ -100,44 +104,118 @@ impl Insert {
             });
             tuples.push(format!("({})", values.collect::<Vec<_>>().join(", ")));
         }
-        let conflict = if self.on_conflict == OnConflict::Ignore {
-            " ON CONFLICT DO NOTHING"
-        } else {
-            ""
+        let conflict = match self.on_conflict {
+            OnConflict::Ignore if !self.returns_by_itself(dialect) => String::new(),
+            OnConflict::Ignore => format!(" {{ignore:{}}}", names.first().copied().unwrap_or_default()),
+            OnConflict::Fail => String::new(),
         };
-        let returning = self
-            .returning
-            .map(|column| format!(" RETURNING {column}"))
-            .unwrap_or_default();
+        let returning = match self.returning {
+            Some(column) if dialect != Dialect::Mysql => format!(" RETURNING {column}"),
+            _ => String::new(),
+        };
         let (table, names, tuples) = (self.table, names.join(", "), tuples.join(", "));
         dialect.sql(&format!(
             "INSERT INTO {table} ({names}) VALUES {tuples}{conflict}{returning}"
         ))
     }
 
-    /// Inserts `rows`, each with one value per bound column; answers what RETURNING gave.
+    /// MySQL cannot return what it inserted.
+    fn returns_by_itself(&self, dialect: Dialect) -> bool {
+        self.returning.is_none() || dialect != Dialect::Mysql
+    }
+
+    /// Inserts `rows`, each with one value per bound column; answers the ids of the new rows where
+    /// [`Insert::returning`] asks for them.
     ///
     /// # Errors
     /// As the statement fails.
-    pub async fn run(&self, tx: &Tx, rows: Vec<Vec<Value>>) -> Result<Vec<Row>, StoreError> {
-        let mut returned = Vec::new();
-        let mut left = rows.len();
-        let mut values = rows.into_iter();
-        for chunk in CHUNKS {
-            if left < chunk {
+    pub async fn run(&self, tx: &Tx, rows: Vec<Vec<Value>>) -> Result<Vec<Uuid>, StoreError> {
+        let mut new = Vec::new();
+        let mut rows = VecDeque::from(rows);
+        while !rows.is_empty() {
+            let fit = fitting(&rows);
+            let chunk = CHUNKS.into_iter().find(|chunk| *chunk <= fit).unwrap_or(1);
+            let part: Vec<Vec<Value>> = rows.drain(..chunk).collect();
+            if !self.returns_by_itself(tx.dialect()) {
+                self.try_halves(tx, part, &mut new).await?;
                 continue;
             }
             let text = self.text(tx.dialect(), chunk);
-            while left >= chunk {
-                let bound: Vec<Value> = values.by_ref().take(chunk).flatten().collect();
-                if self.returning.is_some() {
-                    returned.extend(tx.query(&text, bound).await?);
-                } else {
-                    tx.execute(&text, bound).await?;
+            let bound: Vec<Value> = part.into_iter().flatten().collect();
+            if let Some(column) = self.returning {
+                for row in tx.query(&text, bound).await? {
+                    new.push(row.uuid(column)?);
                 }
-                left -= chunk;
+            } else {
+                tx.execute(&text, bound).await?;
             }
         }
-        Ok(returned)
+        Ok(new)
+    }
+
+    /// Inserts `rows`; a statement that meets an existing key undoes itself, and its halves are tried.
+    async fn try_halves(&self, tx: &Tx, rows: Vec<Vec<Value>>, new: &mut Vec<Uuid>) -> Result<(), StoreError> {
+        let mut open = vec![rows];
+        while let Some(mut rows) = open.pop() {
+            let text = self.text(tx.dialect(), rows.len());
+            match tx.execute(&text, rows.iter().flatten().cloned().collect()).await {
+                Ok(_) => new.extend(rows.iter().filter_map(|row| self.id_of(row))),
+                Err(StoreError::Duplicate(_)) if self.on_conflict == OnConflict::Ignore => {
+                    if rows.len() > 1 {
+                        let second = rows.split_off(rows.len() / 2);
+                        open.push(second);
+                        open.push(rows);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of the column to return among the bound values of a row.
+    fn id_of(&self, row: &[Value]) -> Option<Uuid> {
+        let bound = self.columns.iter().filter_map(|column| match column {
+            Column::Plain(name) | Column::Json(name) => Some(*name),
+            Column::Now(_) => None,
+        });
+        let (_, value) = bound.zip(row).find(|(name, _)| Some(*name) == self.returning)?;
+        match value {
+            Value::String(Some(text)) => text.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+/// How many of the first `rows` go into one statement; at least one.
+fn fitting(rows: &VecDeque<Vec<Value>>) -> usize {
+    let mut bytes = 0;
+    let fits = |row: &&Vec<Value>| {
+        bytes += row.iter().map(size).sum::<usize>();
+        bytes <= BYTES
+    };
+    rows.iter().take(CHUNKS[0]).take_while(fits).count().max(1)
+}
+
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(Some(text)) => text.len(),
+        Value::Bytes(Some(bytes)) => bytes.len(),
+        _ => 16,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::{BYTES, fitting};
+
+    #[test]
+    fn a_statement_stays_below_the_server_s_limit() {
+        let rows = |size: usize, count: usize| VecDeque::from(vec![vec![vec![0u8; size].into()]; count]);
+        assert_eq!(fitting(&rows(10, 2000)), 500);
+        assert_eq!(fitting(&rows(BYTES / 4, 10)), 4);
+        assert_eq!(fitting(&rows(BYTES + 1, 2)), 1);
     }
 }

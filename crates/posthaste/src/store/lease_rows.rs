@@ -108,7 +108,7 @@ pub(crate) async fn scopes(
 pub(crate) async fn enter(store: &Store, scope: &str, owner: Uuid, ttl: Duration) -> Result<(), StoreError> {
     let tx = store.begin().await?;
     let sql = "INSERT INTO leases (scope, slot, owner, expires_at) VALUES ($1, $2, $3, {after:$4}) \
-        ON CONFLICT (scope, slot) DO UPDATE SET expires_at = excluded.expires_at, owner = excluded.owner";
+        {upsert:scope, slot} expires_at = {new:expires_at}, owner = {new:owner}";
     tx.execute(
         sql,
         vec![
@@ -120,7 +120,7 @@ pub(crate) async fn enter(store: &Store, scope: &str, owner: Uuid, ttl: Duration
     )
     .await?;
     for slot in 0..i64::from(PARTITIONS) {
-        let sql = "INSERT INTO leases (scope, slot, expires_at) VALUES ($1, $2, {now}) ON CONFLICT DO NOTHING";
+        let sql = "INSERT INTO leases (scope, slot, expires_at) VALUES ($1, $2, {now}) {ignore:scope}";
         tx.execute(sql, vec![scope.into(), slot.into()]).await?;
     }
     // Members that died.
@@ -143,29 +143,21 @@ pub(crate) async fn take(
     let dialect = store.dialect();
     let tx = store.begin().await?;
     // Who held it is read under the lock that the update needs, in slot order against deadlocks.
-    let sql = "SELECT slot, owner FROM leases WHERE scope = $1 AND slot {in:$2} AND (owner IS NULL OR expires_at <= {now}) \
+    let sql = "SELECT slot, owner, epoch FROM leases WHERE scope = $1 AND slot {in:$2} AND (owner IS NULL OR expires_at <= {now}) \
         ORDER BY slot {skip_locked}";
-    let mut died = BTreeMap::new();
-    for row in tx.query(sql, vec![scope.into(), dialect.ints(want)]).await? {
-        died.insert(i64::from(row.get::<i32>("slot")?), row.uuid_or_null("owner")?.is_some());
-    }
-    let sql = "UPDATE leases SET owner = $1, epoch = epoch + 1, expires_at = {after:$2} WHERE scope = $3 AND slot {in:$4} \
-        RETURNING slot, epoch";
-    let slots = dialect.ints(died.keys().copied());
     let mut taken = BTreeMap::new();
-    for row in tx
-        .query(sql, vec![dialect.uuid(owner), micros(ttl).into(), scope.into(), slots])
-        .await?
-    {
-        let slot = i64::from(row.get::<i32>("slot")?);
-        taken.insert(
-            slot,
-            Slot {
-                epoch: row.get("epoch")?,
-                inherited: died.get(&slot).copied().unwrap_or(true),
-            },
-        );
+    for row in tx.query(sql, vec![scope.into(), dialect.ints(want)]).await? {
+        let slot = Slot {
+            epoch: row.get::<i64>("epoch")? + 1,
+            inherited: row.uuid_or_null("owner")?.is_some(),
+        };
+        taken.insert(i64::from(row.get::<i32>("slot")?), slot);
     }
+    let sql =
+        "UPDATE leases SET owner = $1, epoch = epoch + 1, expires_at = {after:$2} WHERE scope = $3 AND slot {in:$4}";
+    let slots = dialect.ints(taken.keys().copied());
+    tx.execute(sql, vec![dialect.uuid(owner), micros(ttl).into(), scope.into(), slots])
+        .await?;
     tx.commit().await?;
     Ok(taken)
 }

@@ -1,5 +1,10 @@
 //! Schema versions: one set for the core and one for each service, each set applied in one
 //! transaction under a lock, so that two processes that start together do not collide.
+//!
+//! On MySQL every DDL statement commits by itself: a step that was cut off is run once more from its
+//! start, so its statements have to be such that this does no harm (`CREATE TABLE IF NOT EXISTS`).
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, Value};
@@ -13,6 +18,8 @@ pub struct Sql {
     pub postgres: &'static str,
     /// For SQLite.
     pub sqlite: &'static str,
+    /// For MySQL and MariaDB; harmless when run a second time.
+    pub mysql: &'static str,
 }
 
 impl Sql {
@@ -21,6 +28,7 @@ impl Sql {
         Self {
             postgres: text,
             sqlite: text,
+            mysql: text,
         }
     }
 
@@ -28,6 +36,7 @@ impl Sql {
         match dialect {
             Dialect::Postgres => self.postgres,
             Dialect::Sqlite => self.sqlite,
+            Dialect::Mysql => self.mysql,
         }
     }
 }
@@ -74,7 +83,7 @@ pub enum MigrateError {
     /// The database refused or is away.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A migration failed; nothing of its set was applied.
+    /// A migration failed; nothing of its set was applied (on MySQL: nothing that counts as applied).
     #[error("migration {set}/{version} ({name}) failed")]
     Step {
         /// Its set.
@@ -91,6 +100,12 @@ pub enum MigrateError {
 
 /// Any number will do as long as every posthaste takes the same one.
 const LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(7406871) AS text)";
+/// Of the session, not of the transaction, which the first DDL statement ends. Names are the server's, not
+/// the database's, and at most 64 characters long.
+const LOCK_MYSQL: &str = "SELECT GET_LOCK(CONCAT('posthaste ', MD5(DATABASE())), 25) AS locked";
+const UNLOCK_MYSQL: &str = "SELECT RELEASE_LOCK(CONCAT('posthaste ', MD5(DATABASE()))) AS unlocked";
+/// A little more than the lock waits.
+const LOCK_LIMIT: Duration = Duration::from_secs(25);
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
     set_name VARCHAR(64) NOT NULL, version BIGINT NOT NULL, name VARCHAR(255) NOT NULL,
@@ -103,25 +118,8 @@ impl Store {
     /// When the database is away or a step fails; then nothing was applied.
     pub async fn migrate_up(&self, set: &str, migrations: &[Migration]) -> Result<Vec<i64>, MigrateError> {
         let tx = self.locked().await?;
-        let applied = applied(&tx, set).await?;
-        let mut done = Vec::new();
-        for migration in migrations {
-            if applied.iter().any(|(version, _)| *version == migration.version) {
-                continue;
-            }
-            run(&tx, set, migration, migration.up).await?;
-            let values = vec![
-                set.into(),
-                migration.version.into(),
-                migration.name.into(),
-                Value::from(crate::message::now().to_rfc3339()),
-            ];
-            let insert = "INSERT INTO schema_migrations (set_name, version, name, applied_at) VALUES ($1, $2, $3, $4)";
-            tx.execute(insert, values).await?;
-            done.push(migration.version);
-        }
-        tx.commit().await?;
-        Ok(done)
+        let done = up(&tx, set, migrations).await;
+        finish(tx, done).await
     }
 
     /// Takes back the newest applied migration of `migrations`, its data included; answers its version.
@@ -130,20 +128,8 @@ impl Store {
     /// When the database is away or the step fails; then nothing was taken back.
     pub async fn migrate_down(&self, set: &str, migrations: &[Migration]) -> Result<Option<i64>, MigrateError> {
         let tx = self.locked().await?;
-        let Some((newest, _)) = applied(&tx, set).await?.pop() else {
-            return Ok(None);
-        };
-        let Some(migration) = migrations.iter().find(|migration| migration.version == newest) else {
-            return Ok(None);
-        };
-        run(&tx, set, migration, migration.down).await?;
-        tx.execute(
-            "DELETE FROM schema_migrations WHERE set_name = $1 AND version = $2",
-            vec![set.into(), newest.into()],
-        )
-        .await?;
-        tx.commit().await?;
-        Ok(Some(newest))
+        let done = down(&tx, set, migrations).await;
+        finish(tx, done).await
     }
 
     /// Which of `migrations` this database has.
@@ -158,6 +144,10 @@ impl Store {
         let exists = match self.dialect() {
             Dialect::Postgres => "SELECT 1 AS found WHERE to_regclass('schema_migrations') IS NOT NULL",
             Dialect::Sqlite => "SELECT 1 AS found FROM sqlite_master WHERE name = 'schema_migrations'",
+            Dialect::Mysql => {
+                "SELECT 1 AS found FROM information_schema.tables \
+                 WHERE table_schema = DATABASE() AND table_name = 'schema_migrations'"
+            }
         };
         let rows = if self.query(exists, vec![]).await?.is_empty() {
             Vec::new()
@@ -181,16 +171,78 @@ impl Store {
 
     async fn locked(&self) -> Result<Tx, StoreError> {
         let tx = self.begin().await?;
-        if self.dialect() == Dialect::Postgres {
-            tx.query(LOCK, vec![]).await?;
+        match self.dialect() {
+            Dialect::Postgres => drop(tx.query(LOCK, vec![]).await?),
+            Dialect::Sqlite => {}
+            Dialect::Mysql => {
+                let rows = tx.query(LOCK_MYSQL, vec![]).await?;
+                let locked: Option<i32> = rows.first().map_or(Ok(None), |row| row.get("locked"))?;
+                if locked != Some(1) {
+                    return Err(StoreError::Deadline(LOCK_LIMIT));
+                }
+            }
         }
-        tx.execute(TABLE, vec![]).await?;
-        Ok(tx)
+        match tx.execute(TABLE, vec![]).await {
+            Ok(_) => Ok(tx),
+            Err(error) => finish(tx, Err(error)).await,
+        }
     }
 }
 
+/// Commits what went well, and lets the next one in.
+async fn finish<T, E: From<StoreError>>(tx: Tx, done: Result<T, E>) -> Result<T, E> {
+    if tx.dialect() == Dialect::Mysql {
+        // A lock that stays would stay with the pooled connection.
+        let unlocked = tx.query(UNLOCK_MYSQL, vec![]).await;
+        let value = done?;
+        unlocked?;
+        tx.commit().await?;
+        return Ok(value);
+    }
+    let value = done?;
+    tx.commit().await?;
+    Ok(value)
+}
+
+async fn up(tx: &Tx, set: &str, migrations: &[Migration]) -> Result<Vec<i64>, MigrateError> {
+    let applied = applied(tx, set).await?;
+    let mut done = Vec::new();
+    for migration in migrations {
+        if applied.iter().any(|(version, _)| *version == migration.version) {
+            continue;
+        }
+        run(tx, set, migration, migration.up).await?;
+        let values = vec![
+            set.into(),
+            migration.version.into(),
+            migration.name.into(),
+            Value::from(crate::message::now().to_rfc3339()),
+        ];
+        let insert = "INSERT INTO schema_migrations (set_name, version, name, applied_at) VALUES ($1, $2, $3, $4)";
+        tx.execute(insert, values).await?;
+        done.push(migration.version);
+    }
+    Ok(done)
+}
+
+async fn down(tx: &Tx, set: &str, migrations: &[Migration]) -> Result<Option<i64>, MigrateError> {
+    let Some((newest, _)) = applied(tx, set).await?.pop() else {
+        return Ok(None);
+    };
+    let Some(migration) = migrations.iter().find(|migration| migration.version == newest) else {
+        return Ok(None);
+    };
+    run(tx, set, migration, migration.down).await?;
+    tx.execute(
+        "DELETE FROM schema_migrations WHERE set_name = $1 AND version = $2",
+        vec![set.into(), newest.into()],
+    )
+    .await?;
+    Ok(Some(newest))
+}
+
 async fn run(tx: &Tx, set: &str, migration: &Migration, sql: Sql) -> Result<(), MigrateError> {
-    match tx.db().execute_unprepared(sql.of(tx.dialect())).await {
+    match tx.tx.execute_unprepared(sql.of(tx.dialect())).await {
         Ok(_) => Ok(()),
         Err(error) => Err(MigrateError::Step {
             set: set.to_owned(),

@@ -1,7 +1,7 @@
 //! A database chosen by URL: connect, begin, run statements.
 //!
 //! Statements are written once with `$1…` and the tokens that [`Dialect::sql`] knows; what differs
-//! between databases is in `postgres.rs` and `sqlite.rs` and nowhere else.
+//! between databases is in `postgres.rs`, `mysql.rs` and `sqlite.rs` and nowhere else.
 
 pub(crate) mod backlog_rows;
 pub(crate) mod dead_letter_rows;
@@ -11,6 +11,7 @@ pub(crate) mod inbox_rows;
 mod insert;
 pub(crate) mod lease_rows;
 mod migrate;
+mod mysql;
 pub(crate) mod outbox_rows;
 mod postgres;
 pub(crate) mod queue_rows;
@@ -22,6 +23,7 @@ mod watch;
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -92,7 +94,10 @@ impl StoreError {
 
 impl From<DbErr> for StoreError {
     fn from(error: DbErr) -> Self {
-        match postgres::classify(&error).or_else(|| sqlite::classify(&error)) {
+        let class = mysql::classify(&error)
+            .or_else(|| postgres::classify(&error))
+            .or_else(|| sqlite::classify(&error));
+        match class {
             Some(Class::Unavailable) => Self::Unavailable(error),
             Some(Class::Collision) => Self::Collision(error),
             Some(Class::Duplicate) => Self::Duplicate(error),
@@ -112,7 +117,7 @@ enum Class {
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreOptions {
-    /// Most connections for PostgreSQL and most readers for SQLite, which has one writer always.
+    /// Most connections; for SQLite, which has one writer always, most readers.
     pub connections: u32,
     /// How long to wait for a free connection.
     pub acquire: Duration,
@@ -145,6 +150,7 @@ struct Inner {
 /// The pools below SeaORM, for what it does not pass on: sizes, LISTEN, PRAGMA.
 enum Pools {
     Postgres(sqlx::PgPool),
+    Mysql(sqlx::MySqlPool),
     Sqlite {
         writer: sqlx::SqlitePool,
         reader: sqlx::SqlitePool,
@@ -158,7 +164,7 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the database behind `url` (`sqlite:path`, `postgres://…`) without connecting yet.
+    /// Opens the database behind `url` (`sqlite:path`, `postgres://…`, `mysql://…`) without connecting yet.
     /// A SQLite file and its folder are created.
     ///
     /// # Errors
@@ -166,10 +172,11 @@ impl Store {
     pub fn open(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
         let (pools, writer, reader, dialect) = match url.split(':').next() {
             Some("postgres" | "postgresql") => postgres::open(url, options)?,
+            Some("mysql" | "mariadb") => mysql::open(url, options)?,
             Some("sqlite") => sqlite::open(url, options)?,
             _ => {
                 return Err(StoreError::Url(format!(
-                    "{} is no database URL; write sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME",
+                    "{} is no database URL; write sqlite:PATH, postgres://USER:PASSWORD@HOST/NAME or mysql://USER:PASSWORD@HOST/NAME",
                     mask(url)
                 )));
             }
@@ -236,6 +243,8 @@ impl Store {
             tx,
             store: self.clone(),
             wake: Wake::default(),
+            ended: AtomicBool::new(false),
+            lent: AtomicBool::new(false),
         })
     }
 
@@ -276,6 +285,7 @@ impl Store {
     pub fn record_pool(&self) {
         let (size, idle) = match &self.0.pools {
             Pools::Postgres(pool) => (pool.size(), pool.num_idle()),
+            Pools::Mysql(pool) => (pool.size(), pool.num_idle()),
             Pools::Sqlite { writer, reader } => (writer.size() + reader.size(), writer.num_idle() + reader.num_idle()),
         };
         let used = f64::from(size) - idle as f64;
@@ -292,6 +302,7 @@ impl Store {
     pub async fn close(&self) {
         match &self.0.pools {
             Pools::Postgres(pool) => pool.close().await,
+            Pools::Mysql(pool) => pool.close().await,
             Pools::Sqlite { writer, reader } => {
                 reader.close().await;
                 writer.close().await;
@@ -316,6 +327,10 @@ fn statement(dialect: Dialect, sql: &str, values: Vec<Value>) -> Statement {
         dialect.sql(sql)
     } else {
         sql.to_owned()
+    };
+    let (text, values) = match dialect {
+        Dialect::Mysql if text.contains('$') => mysql::bind(&text, values),
+        _ => (text, values),
     };
     Statement::from_sql_and_values(dialect.backend(), text, values)
 }

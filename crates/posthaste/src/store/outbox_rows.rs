@@ -87,7 +87,8 @@ pub(crate) async fn pending(
     limit: u64,
 ) -> Result<Page, StoreError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM outbox_messages WHERE service = $1 AND status = 'pending' AND due_at IS NULL \
+        "SELECT {COLUMNS} FROM outbox_messages {{index:outbox_pending}} \
+         WHERE service = $1 AND status = 'pending' AND due_at IS NULL \
          AND seq > $2 AND partition_no {{in:$3}} ORDER BY seq LIMIT $4"
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
@@ -113,7 +114,7 @@ pub(crate) async fn due(
     limit: u64,
 ) -> Result<Vec<Pending>, StoreError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM outbox_messages WHERE status = 'pending' AND due_at <= {{clock}} AND service = $1 \
+        "SELECT {COLUMNS} FROM outbox_messages {{index:outbox_pending}} WHERE status = 'pending' AND due_at <= {{clock}} AND service = $1 \
          AND partition_no {{in:$2}} ORDER BY due_at, seq LIMIT $3"
     );
     let partitions = store.dialect().ints(partitions.iter().copied());

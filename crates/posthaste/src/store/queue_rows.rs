@@ -53,7 +53,7 @@ pub(crate) async fn read(
 ) -> Result<Vec<(i64, Delivery)>, StoreError> {
     let sql = "SELECT seq, partition_no, message_id, topic, event_type, message_key, headers, body, \
         {snapshot_xmin} AS snapshot_xmin, {snapshot_xmax} AS snapshot_xmax \
-        FROM queue_messages WHERE topic = $1 AND seq > $2 AND partition_no {in:$3} ORDER BY seq LIMIT $4";
+        FROM queue_messages {index:queue_by_topic} WHERE topic = $1 AND seq > $2 AND partition_no {in:$3} ORDER BY seq LIMIT $4";
     let slots = store.dialect().ints(slots.iter().copied());
     let limit = i64::try_from(max).unwrap_or(i64::MAX);
     let rows = store

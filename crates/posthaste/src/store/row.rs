@@ -30,7 +30,7 @@ impl Row {
     pub fn uuid(&self, column: &str) -> Result<Uuid, StoreError> {
         match self.dialect {
             Dialect::Postgres => self.get(column),
-            Dialect::Sqlite => {
+            Dialect::Sqlite | Dialect::Mysql => {
                 let text: String = self.get(column)?;
                 text.parse().map_err(|error| sqlite::unreadable(column, &error))
             }
@@ -44,7 +44,7 @@ impl Row {
     pub fn uuid_or_null(&self, column: &str) -> Result<Option<Uuid>, StoreError> {
         match self.dialect {
             Dialect::Postgres => self.get(column),
-            Dialect::Sqlite => self
+            Dialect::Sqlite | Dialect::Mysql => self
                 .get::<Option<String>>(column)?
                 .map(|text| text.parse().map_err(|error| sqlite::unreadable(column, &error)))
                 .transpose(),
@@ -57,7 +57,7 @@ impl Row {
     /// As [`Row::get`].
     pub fn time(&self, column: &str) -> Result<DateTime<Utc>, StoreError> {
         match self.dialect {
-            Dialect::Postgres => self.get(column),
+            Dialect::Postgres | Dialect::Mysql => self.get(column),
             Dialect::Sqlite => sqlite::parse_time(column, &self.get::<String>(column)?),
         }
     }
@@ -68,7 +68,7 @@ impl Row {
     /// As [`Row::get`].
     pub fn time_or_null(&self, column: &str) -> Result<Option<DateTime<Utc>>, StoreError> {
         match self.dialect {
-            Dialect::Postgres => self.get(column),
+            Dialect::Postgres | Dialect::Mysql => self.get(column),
             Dialect::Sqlite => self
                 .get::<Option<String>>(column)?
                 .map(|text| sqlite::parse_time(column, &text))
@@ -82,7 +82,7 @@ impl Row {
     /// As [`Row::get`].
     pub fn json(&self, column: &str) -> Result<Option<serde_json::Value>, StoreError> {
         match self.dialect {
-            Dialect::Postgres => self.get(column),
+            Dialect::Postgres | Dialect::Mysql => self.get(column),
             Dialect::Sqlite => self
                 .get::<Option<String>>(column)?
                 .map(|text| serde_json::from_str(&text).map_err(|error| sqlite::unreadable(column, &error)))

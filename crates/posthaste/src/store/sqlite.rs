@@ -82,6 +82,10 @@ pub(super) fn sql(text: &str) -> String {
             format!("strftime('%Y-%m-%dT%H:%M:%f000Z','now',printf('%+.6f seconds', {n} / 1000000.0))")
         }
         ("json", Some(n)) => n.to_owned(),
+        ("int", Some(n)) => n.to_owned(),
+        ("ignore", _) => "ON CONFLICT DO NOTHING".to_owned(),
+        ("upsert", Some(key)) => format!("ON CONFLICT ({key}) DO UPDATE SET"),
+        ("new", Some(column)) => format!("excluded.{column}"),
         ("in", Some(n)) => format!("IN (SELECT value FROM json_each({n}))"),
         // One writer: whatever is visible is all there is below it.
         ("snapshot_xmin", _) => i64::MAX.to_string(),

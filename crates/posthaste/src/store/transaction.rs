@@ -1,8 +1,10 @@
 //! A transaction and its two ends.
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, ExecResult, Value};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::{Dialect, Row, Store, StoreError, Wake, query_on, statement, timed};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, ExecResult, Value};
+
+use super::{Dialect, Row, Store, StoreError, Wake, mysql, query_on, statement, timed};
 
 /// A transaction: a handler's rows, its inbox mark and its messages commit together in it.
 ///
@@ -11,11 +13,16 @@ pub struct Tx {
     pub(super) tx: DatabaseTransaction,
     pub(super) store: Store,
     pub(super) wake: Wake,
+    /// MySQL ends a whole transaction with a deadlock and takes the next statement for one of its own.
+    pub(super) ended: AtomicBool,
+    pub(super) lent: AtomicBool,
 }
 
 impl Tx {
-    /// The SeaORM transaction, for entities and statements of the caller's own.
+    /// The SeaORM transaction, for entities and statements of the caller's own. Their errors have to be
+    /// passed on: after a failed statement the transaction is of no more use.
     pub fn db(&self) -> &DatabaseTransaction {
+        self.lent.store(true, Relaxed);
         &self.tx
     }
 
@@ -34,7 +41,8 @@ impl Tx {
     /// # Errors
     /// As the statement fails.
     pub async fn query(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, StoreError> {
-        query_on(&self.tx, self.dialect(), sql, values).await
+        self.check_open()?;
+        self.note(query_on(&self.tx, self.dialect(), sql, values).await)
     }
 
     /// Executes a statement; answers the number of rows it changed.
@@ -42,9 +50,36 @@ impl Tx {
     /// # Errors
     /// As the statement fails.
     pub async fn execute(&self, sql: &str, values: Vec<Value>) -> Result<u64, StoreError> {
+        self.check_open()?;
         let statement = statement(self.dialect(), sql, values);
-        let result: ExecResult = timed("execute", self.tx.execute_raw(statement)).await?;
+        let result: ExecResult = self.note(timed("execute", self.tx.execute_raw(statement)).await)?;
         Ok(result.rows_affected())
+    }
+
+    fn note<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.dialect() == Dialect::Mysql && matches!(result, Err(StoreError::Collision(_))) {
+            self.ended.store(true, Relaxed);
+        }
+        result
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.ended.load(Relaxed) {
+            let reason = "an earlier statement of this transaction collided with another one";
+            return Err(StoreError::Collision(DbErr::Custom(reason.to_owned())));
+        }
+        Ok(())
+    }
+
+    /// Whether what the caller did with [`Tx::db`] has left the transaction open.
+    async fn check_lent(&self) -> Result<(), StoreError> {
+        if self.dialect() != Dialect::Mysql || !self.lent.load(Relaxed) {
+            return Ok(());
+        }
+        match timed("check", self.tx.execute_unprepared(mysql::STILL_OPEN)).await {
+            Err(StoreError::Statement(error)) => Err(StoreError::Collision(error)),
+            other => other.map(drop),
+        }
     }
 
     /// Rings these loops after the commit, because rows for them were written.
@@ -58,7 +93,9 @@ impl Tx {
     /// # Errors
     /// On an error the outcome may be unknown: only a repeat with the same ids is safe.
     pub async fn commit(self) -> Result<(), StoreError> {
-        let Self { tx, store, wake } = self;
+        self.check_open()?;
+        self.check_lent().await?;
+        let Self { tx, store, wake, .. } = self;
         let committed = tokio::spawn(timed("commit", async move { tx.commit().await }));
         match committed.await {
             Ok(result) => result?,

@@ -1,0 +1,180 @@
+//! What is particular to MySQL and MariaDB.
+
+use std::str::FromStr;
+
+use sea_orm::{DbErr, RuntimeErr, SqlxMySqlConnector, Value};
+use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPoolOptions};
+use sqlx::{ConnectOptions, Executor};
+
+use super::postgres::Opened;
+use super::{Class, Dialect, Pools, StoreError, StoreOptions, mask};
+
+/// What every connection is told. In `/*M! … */` is what only MariaDB reads, in `/*!8… */` what only MySQL does.
+///
+/// The server ends what our own deadline has given up on, so that no lock outlives it.
+const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+    SET SESSION innodb_lock_wait_timeout = 10, \
+    sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION' \
+    /*M! , max_statement_time = 30, idle_transaction_timeout = 60 */ /*!80000 , max_execution_time = 30000 */";
+
+pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreError> {
+    let connect = MySqlConnectOptions::from_str(url)
+        .map_err(|error| StoreError::Url(format!("{} is no MySQL URL: {error}", mask(url))))?
+        // SESSION sets the whole mode.
+        .pipes_as_concat(false)
+        .no_engine_substitution(false)
+        .timezone(Some("+00:00".to_owned()))
+        .charset("utf8mb4")
+        .statement_cache_capacity(256)
+        .disable_statement_logging();
+    let pool = MySqlPoolOptions::new()
+        .max_connections(options.connections)
+        .acquire_timeout(options.acquire)
+        // A round trip per checkout; a dead connection shows at its first statement and is retried above.
+        .test_before_acquire(false)
+        .max_lifetime(std::time::Duration::from_secs(1800))
+        .after_connect(|connection, _| Box::pin(async move { connection.execute(SESSION).await.map(drop) }))
+        .connect_lazy_with(connect);
+    let connection = SqlxMySqlConnector::from_sqlx_mysql_pool(pool.clone());
+    Ok((Pools::Mysql(pool), connection.clone(), connection, Dialect::Mysql))
+}
+
+/// See [`Dialect::sql`]. Placeholders keep their numbers until [`bind`].
+pub(super) fn sql(text: &str) -> String {
+    super::dialect::expand(text, |token, argument| match (token, argument) {
+        // Not SYSDATE, which stands for another value in each row and so keeps from using an index.
+        ("now", _) | ("clock", None) => "UTC_TIMESTAMP(6)".to_owned(),
+        ("after" | "clock", Some(n)) => format!("(UTC_TIMESTAMP(6) + INTERVAL {n} MICROSECOND)"),
+        ("skip_locked", _) => "FOR UPDATE SKIP LOCKED".to_owned(),
+        ("for_share", _) => "LOCK IN SHARE MODE".to_owned(),
+        ("json" | "int", Some(n)) => n.to_owned(),
+        ("in", Some(n)) => format!("IN ({n})"),
+        // Users may not ask which transactions run: nothing is known to be complete.
+        ("snapshot_xmin", _) => "0".to_owned(),
+        ("snapshot_xmax", _) => i64::MAX.to_string(),
+        ("next_parked", Some(of)) => next_parked(of),
+        ("age", Some(column)) => format!("(TIMESTAMPDIFF(MICROSECOND, {column}, UTC_TIMESTAMP(6)) / 1e6)"),
+        ("ignore", Some(column)) => format!("ON DUPLICATE KEY UPDATE {column} = {column}"),
+        ("upsert", _) => "ON DUPLICATE KEY UPDATE".to_owned(),
+        ("new", Some(column)) => format!("VALUES({column})"),
+        ("index", Some(name)) => format!("FORCE INDEX ({name})"),
+        _ => String::new(),
+    })
+}
+
+/// The next number of a key. Only the order within a key counts, and whoever parks a message of an
+/// ordered key is alone with that key; a counter for all of them would make every parking wait in line.
+fn next_parked(of: &str) -> String {
+    let (subscription, key) = of.split_once(',').unwrap_or((of, "NULL"));
+    let highest = |status: &str| {
+        format!(
+            "COALESCE((SELECT MAX(parked_seq) FROM inbox_messages WHERE status = '{status}' \
+             AND subscription = {subscription} AND message_key = {key}), 0)"
+        )
+    };
+    // Behind the dead ones, too: they may be replayed. The table in between lets a statement read what it writes.
+    format!(
+        "(SELECT n FROM (SELECT 1 + GREATEST({}, {}) AS n) AS highest)",
+        highest("parked"),
+        highest("dead")
+    )
+}
+
+/// `$n` becomes `?`, its value repeated and put in order as the text has it; a list becomes as many `?` as
+/// a power of two, its last value repeated, so that there are few texts to prepare.
+pub(super) fn bind(text: &str, values: Vec<Value>) -> (String, Vec<Value>) {
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut bound = Vec::with_capacity(values.len());
+    let mut rest = text;
+    while let Some((before, tail)) = rest.split_once('$') {
+        out.push_str(before);
+        let digits = tail.bytes().take_while(u8::is_ascii_digit).count();
+        let number = tail[..digits].parse::<usize>().ok();
+        match number.and_then(|n| values.get(n.wrapping_sub(1))) {
+            Some(Value::Array(_, list)) => list_of(list.as_deref().map_or(&[], Vec::as_slice), &mut out, &mut bound),
+            Some(value) => {
+                out.push('?');
+                bound.push(value.clone());
+            }
+            None => {
+                out.push('$');
+                out.push_str(&tail[..digits]);
+            }
+        }
+        rest = &tail[digits..];
+    }
+    out.push_str(rest);
+    (out, bound)
+}
+
+fn list_of(list: &[Value], out: &mut String, bound: &mut Vec<Value>) {
+    let Some(last) = list.last() else {
+        // IN () is not SQL, and IN (NULL) is neither true nor false.
+        out.push_str("SELECT NULL FROM DUAL WHERE FALSE");
+        return;
+    };
+    let size = list.len().next_power_of_two();
+    for n in 0..size {
+        out.push_str(if n == 0 { "?" } else { ", ?" });
+        bound.push(list.get(n).unwrap_or(last).clone());
+    }
+}
+
+pub(super) fn classify(error: &DbErr) -> Option<Class> {
+    let (DbErr::Conn(RuntimeErr::SqlxError(error))
+    | DbErr::Exec(RuntimeErr::SqlxError(error))
+    | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+    else {
+        return None;
+    };
+    let found = error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>()?;
+    match found.number() {
+        1062 | 1586 => Some(Class::Duplicate),
+        // Lock wait, deadlock, NOWAIT, changed since read.
+        1205 | 1213 | 3572 | 1020 => Some(Class::Collision),
+        // Files and disk, memory, shutdown, table full.
+        1021 | 1026 | 1030 | 1037 | 1041 | 1053 | 1077..=1079 | 1114 => Some(Class::Unavailable),
+        // Too many connections, the network, killed, idle for too long.
+        1040 | 1152 | 1158..=1161 | 1184 | 1203 | 1226 | 1317 | 1927 | 4031 => Some(Class::Unavailable),
+        // Read only.
+        1290 | 1792 | 1836 => Some(Class::Unavailable),
+        // Our own statement time-out.
+        1969 | 3024 => Some(Class::Deadline),
+        2002 | 2006 | 2013 => Some(Class::Unavailable),
+        _ => None,
+    }
+}
+
+/// What fails where no transaction is open any more: a deadlock ends the whole of it, and what a caller
+/// executed after that stands alone.
+pub(super) const STILL_OPEN: &str = "SAVEPOINT posthaste; RELEASE SAVEPOINT posthaste";
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::Value;
+
+    use super::bind;
+    use crate::store::Dialect;
+
+    #[test]
+    fn values_follow_their_placeholders() {
+        let values = vec![1i64.into(), "b".into(), 3i64.into()];
+        let (text, bound) = bind("a = $2 AND b = $1 AND c = $2 LIMIT $3", values);
+        assert_eq!(text, "a = ? AND b = ? AND c = ? LIMIT ?");
+        assert_eq!(bound, ["b".into(), 1i64.into(), "b".into(), Value::from(3i64)]);
+    }
+
+    #[test]
+    fn lists_have_few_lengths() {
+        let list = |n: i64| vec![Dialect::Mysql.ints(0..n), 9i64.into()];
+        let text = Dialect::Mysql.sql("x {in:$1} AND y = $2");
+        assert_eq!(bind(&text, list(1)).0, "x IN (?) AND y = ?");
+        let (three, bound) = bind(&text, list(3));
+        assert_eq!(three, "x IN (?, ?, ?, ?) AND y = ?");
+        assert_eq!(bound, [0i64, 1, 2, 2, 9].map(Value::from));
+        assert_eq!(
+            bind(&text, list(0)).0,
+            "x IN (SELECT NULL FROM DUAL WHERE FALSE) AND y = ?"
+        );
+    }
+}
