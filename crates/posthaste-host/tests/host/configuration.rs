@@ -157,20 +157,21 @@ fn a_service_may_have_its_own() -> Result<()> {
     let config = load(&[
         ("DATABASE_URL", "sqlite:all.db"),
         ("ORDERS_DATABASE_URL", "sqlite:orders.db"),
+        ("MESSAGES_DATABASE_URL", "sqlite::memory:"),
         ("MESSAGES_BROKER_URL", "amqp://k"),
     ])?;
     ensure!(config.database_url("orders")?.value == "sqlite:orders.db");
-    ensure!(config.database_url("messages")?.value == "sqlite:all.db");
+    ensure!(config.broker_url("messages")?.value == "amqp://k");
     ensure!(
         config.check_services(&["orders"]).is_ok(),
-        "orders does not need RabbitMQ"
+        "orders does not need the database of messages"
     );
     let error = config
         .check_services(&SERVICES)
         .err()
-        .context("RabbitMQ was accepted")?
+        .context("a database in memory was accepted")?
         .to_string();
-    ensure!(error.contains("MESSAGES_BROKER_URL=amqp://k"), "{error}");
+    ensure!(error.contains("MESSAGES_DATABASE_URL=sqlite::memory:"), "{error}");
     Ok(())
 }
 

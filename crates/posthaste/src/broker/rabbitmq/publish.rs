@@ -46,15 +46,14 @@ struct Lane {
     channel: Channel,
 }
 
-/// A message ready to be sent.
+/// A message and where it goes.
 struct Outgoing {
+    message: Message,
     queue: String,
     name: ShortString,
     kind: Kind,
-    properties: BasicProperties,
-    body: Vec<u8>,
-    /// What must not overtake: the queue's messages of this key.
-    key: Option<String>,
+    /// Taken when it is sent.
+    properties: Option<BasicProperties>,
     sent_again: bool,
 }
 
@@ -128,14 +127,15 @@ impl Publishing {
             }
             let round = self.declare_all(up, &outgoing, round, results).await;
             let mut lost = None;
-            for (at, outcome) in send(&lane.channel, &outgoing, round).await {
-                let Some(message) = &mut outgoing[at] else { continue };
+            for (at, outcome) in send(&lane.channel, &mut outgoing, round).await {
+                let Some(sent) = &mut outgoing[at] else { continue };
                 match outcome {
                     Ok(Taken::Confirmed) => results[at] = Some(Ok(())),
                     // Its queue is gone: declared once more, sent once more.
-                    Ok(Taken::Returned) if !message.sent_again => {
-                        message.sent_again = true;
-                        up.declared().remove(&message.queue);
+                    Ok(Taken::Returned) if !sent.sent_again => {
+                        sent.sent_again = true;
+                        sent.properties = properties::encode(&sent.message, limit).ok();
+                        up.declared().remove(&sent.queue);
                     }
                     Ok(Taken::Returned) => results[at] = Some(Err(refused("there is no such queue"))),
                     Ok(Taken::Refused) => results[at] = Some(Err(refused("the queue did not take it"))),
@@ -217,9 +217,8 @@ fn prepare(message: Message, limit: usize) -> Result<Outgoing, BrokerError> {
         name: queue_name(&queue)?,
         queue,
         kind,
-        properties: properties::encode(&message, limit).map_err(BrokerError::Refused)?,
-        body: message.body,
-        key: message.key,
+        properties: Some(properties::encode(&message, limit).map_err(BrokerError::Refused)?),
+        message,
         sent_again: false,
     })
 }
@@ -231,7 +230,7 @@ fn next_round(outgoing: &[Option<Outgoing>], results: &mut [Option<Result<(), Br
     let mut failed = HashSet::new();
     for (at, message) in outgoing.iter().enumerate() {
         let Some(message) = message else { continue };
-        let lane = message.key.as_deref().map(|key| (message.queue.as_str(), key));
+        let lane = message.message.key.as_deref().map(|key| (message.queue.as_str(), key));
         match (&results[at], lane) {
             (Some(Err(_)), Some(lane)) => {
                 failed.insert(lane);
@@ -256,20 +255,28 @@ enum Taken {
 /// Sends `round` in its order; answers when all of it is confirmed, returned or refused.
 async fn send(
     channel: &Channel,
-    outgoing: &[Option<Outgoing>],
+    outgoing: &mut [Option<Outgoing>],
     round: Vec<usize>,
 ) -> Vec<(usize, Result<Taken, BrokerError>)> {
     let mut confirms = FuturesUnordered::new();
     let mut settled = Vec::with_capacity(round.len());
-    for at in round {
-        let Some(message) = &outgoing[at] else { continue };
+    let properties: Vec<BasicProperties> = round
+        .iter()
+        .map(|at| {
+            outgoing[*at]
+                .as_mut()
+                .and_then(|next| next.properties.take())
+                .unwrap_or_default()
+        })
+        .collect();
+    for (at, properties) in round.into_iter().zip(properties) {
+        let Some(next) = &outgoing[at] else { continue };
         let mut publish = Box::pin(async move {
             let options = BasicPublishOptions {
                 mandatory: true,
                 ..BasicPublishOptions::default()
             };
-            let (name, properties) = (message.name.clone(), message.properties.clone());
-            let sent = channel.basic_publish("".into(), name, options, &message.body, properties);
+            let sent = channel.basic_publish("".into(), next.name.clone(), options, &next.message.body, properties);
             sent.await?.await
         });
         // The first poll puts it on the wire: here, one after the other.
@@ -284,7 +291,7 @@ async fn send(
     }
     // A returned message may hang on any of the confirms. The one it hangs on counts as returned as well: its own may
     // hang elsewhere.
-    let mut returned = HashSet::new();
+    let mut returned: HashSet<String> = HashSet::new();
     let outcomes: Vec<_> = settled
         .into_iter()
         .map(|(at, done)| {
@@ -293,7 +300,7 @@ async fn send(
                     let id = message
                         .as_ref()
                         .and_then(|message| message.properties.message_id().clone());
-                    returned.extend(id);
+                    returned.extend(id.map(String::from));
                     Ok(Taken::Returned)
                 }
                 Ok(Confirmation::Ack(_)) => Ok(Taken::Confirmed),
@@ -307,8 +314,8 @@ async fn send(
         return outcomes;
     }
     let is_returned = |at: usize| {
-        let properties = outgoing[at].as_ref().map(|message| &message.properties);
-        properties.is_some_and(|own| own.message_id().as_ref().is_some_and(|id| returned.contains(id)))
+        let id = outgoing[at].as_ref().map(|sent| sent.message.id.to_string());
+        id.is_some_and(|id| returned.contains(id.as_str()))
     };
     outcomes
         .into_iter()
