@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 use posthaste::broker::memory::MemoryBroker;
 use posthaste::store::{Migration, Sql};
 use posthaste::{
@@ -211,7 +211,9 @@ impl Suite {
             self.await_handled(message);
         }
         let confirmed = self.broker.publish(messages).await;
-        ensure!(confirmed.iter().all(Result::is_ok), "not confirmed: {confirmed:?}");
+        for result in confirmed {
+            result.context("not confirmed")?;
+        }
         Ok(())
     }
 
