@@ -24,6 +24,8 @@ use super::catch_panic::{Panicked, catch_panic, quieten_hook};
 use super::measure_request::{Active, method_label, record};
 use super::problem::ApiError;
 
+/// Asked every few seconds by what watches the process: a line for each good answer says nothing.
+const PROBES: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -187,6 +189,8 @@ impl Exchange {
             );
         } else if status >= 500 {
             tracing::error!(method, route, status, duration_ms, correlation_id, "request");
+        } else if PROBES.contains(&route.trim_end_matches('/')) {
+            tracing::debug!(method, route, status, duration_ms, correlation_id, "request");
         } else {
             tracing::info!(method, route, status, duration_ms, correlation_id, "request");
         }
