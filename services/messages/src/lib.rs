@@ -83,6 +83,7 @@ fn routes(messages: Messages) -> OpenApiRouter {
 pub fn stored(group: &str) -> Subscription {
     let mut subscription = Subscription::batch::<MessageSent, _>(group, MessageSent::TOPIC, StoreMessage);
     subscription.ordered = true;
+    subscription.group = Some(group.to_owned());
     subscription.dead_letter_queue = Some(format!("{}.dlq", MessageSent::TOPIC));
     subscription
 }

@@ -178,7 +178,7 @@ impl Messages {
         let mut message = Message::of(&event)?;
         message.id = id;
         message.time = event.occurred_at;
-        let transport = self.context.broker.name();
+        let transport = self.context.broker.title();
         let answer = SendAnswer {
             success: true,
             message: format!("Message sent to {transport} successfully"),

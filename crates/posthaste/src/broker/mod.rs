@@ -75,7 +75,16 @@ impl Broker {
         }
     }
 
-    /// Its name as people say it, for answers and banners.
+    /// Which it is, as people write it.
+    pub fn title(&self) -> &'static str {
+        match self.name() {
+            "kafka" => "Kafka",
+            "rabbitmq" => "RabbitMQ",
+            other => other,
+        }
+    }
+
+    /// Its name in labels and settings.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Sql(_) => "sql",
