@@ -99,13 +99,21 @@ impl Shop {
     }
 
     pub fn sales(&self) -> Engine {
-        self.start(vec![Subscription::new::<Sale, _>("shop.sales", &self.topic, Book)])
+        self.start(vec![self.selling()])
+    }
+
+    pub fn selling(&self) -> Subscription {
+        let mut subscription = Subscription::new::<Sale, _>("shop.sales", &self.topic, Book);
+        // Tests run at a time; a group of their own keeps them apart.
+        subscription.group = Some(self.topic.clone());
+        subscription
     }
 
     pub fn steps(&self, batch: usize) -> Engine {
         let mut subscription = Subscription::new::<Step, _>("shop.steps", &self.topic, Book);
         subscription.ordered = true;
         subscription.batch = batch;
+        subscription.group = Some(self.topic.clone());
         self.start(vec![subscription])
     }
 
