@@ -1,5 +1,6 @@
 //! How an order ended. The bodies are the ones of the outside world and name no user; the user
-//! travels in the header [`USER_ID_HEADER`], as the order named it.
+//! travels in the header [`USER_ID_HEADER`], as the order named it. The topics are those of this
+//! system; a copy for the outside world goes to the queues that orders is configured with.
 
 use std::collections::BTreeMap;
 
@@ -58,8 +59,9 @@ fn put_user(user_id: Option<&String>, headers: &mut BTreeMap<String, String>) {
 }
 
 impl Event for OrderProcessed {
-    const TYPE: &'static str = "order.processed";
+    const TYPE: &'static str = "OrderProcessed";
     const TOPIC: &'static str = "order.processed";
+    const AGGREGATE: Option<&'static str> = Some("Order");
 
     fn key(&self) -> Option<String> {
         Some(self.order_id.clone())
@@ -76,8 +78,9 @@ impl Event for OrderProcessed {
 }
 
 impl Event for OrderFailed {
-    const TYPE: &'static str = "order.failed";
+    const TYPE: &'static str = "OrderFailed";
     const TOPIC: &'static str = "order.failed";
+    const AGGREGATE: Option<&'static str> = Some("Order");
 
     fn key(&self) -> Option<String> {
         Some(self.order_id.clone())

@@ -15,6 +15,10 @@ impl fmt::Display for BrokenRule {
 }
 
 impl BrokenRule {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The rule with the name of what broke it.
     pub(crate) fn of(self, name: &str) -> String {
         format!("{name} {self}")
@@ -53,6 +57,11 @@ pub fn check_json(object: &Map<String, Value>) -> Result<(), BrokenRule> {
         plain(key)?;
         check_value(value)
     })
+}
+
+/// As [`check_json`] for an array.
+pub(crate) fn check_items(items: &[Value]) -> Result<(), BrokenRule> {
+    items.iter().try_for_each(check_value)
 }
 
 fn check_value(value: &Value) -> Result<(), BrokenRule> {

@@ -5,6 +5,8 @@ CREATE TABLE outbox_messages (
     service        TEXT NOT NULL,
     topic          TEXT NOT NULL,
     event_type     TEXT NOT NULL,
+    aggregate_type TEXT,
+    aggregate_id   TEXT,
     partition_no   INTEGER NOT NULL,
     message_key    TEXT,
     headers        TEXT NOT NULL,

@@ -17,6 +17,10 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// (RabbitMQ) then spreads the keys over partition queues; a foreign client reads those instead of one queue.
     const ORDERED: bool = false;
 
+    /// What its key identifies, for example `Order`. The message's CloudEvents `subject` is then `Order/KEY`, and the
+    /// outbox row shows both parts as `aggregate_type` and `aggregate_id`.
+    const AGGREGATE: Option<&'static str> = None;
+
     /// Messages of one key keep their order; `None` where order means nothing.
     fn key(&self) -> Option<String> {
         None

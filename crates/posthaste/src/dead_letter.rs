@@ -103,7 +103,8 @@ pub(crate) enum Origin {
     Parked { attempts: u32 },
 }
 
-/// Writes `message` as dead, and a copy to the subscription's dead-letter queue.
+/// Writes `message` as dead, a copy to the subscription's dead-letter queue, and what [`Subscription::on_dead`]
+/// makes of it; nothing where another worker has settled it before.
 pub(crate) async fn bury(
     tx: &mut Tx,
     service: &str,
@@ -134,11 +135,10 @@ pub(crate) async fn bury(
         error,
         "dead letter"
     );
+    let mut told = Vec::new();
     if let Some(queue) = &subscription.dead_letter_queue {
         let mut copy = message.clone();
-        copy.id = message.id.derive(&subscription.name, u32::MAX);
         copy.topic.clone_from(queue);
-        copy.causation_id = Some(message.id.to_string());
         // The copy is evidence: it is to be read however late.
         copy.expires_at = None;
         copy.headers
@@ -147,7 +147,21 @@ pub(crate) async fn bury(
             .insert("posthaste-attempt".to_owned(), attempts.to_string());
         copy.headers
             .insert("posthaste-origin-destination".to_owned(), message.topic.clone());
-        outbox_rows::append(tx, service, vec![(copy, None)]).await?;
+        told.push(copy);
     }
-    Ok(())
+    if let Some(on_dead) = &subscription.on_dead {
+        match on_dead(message, error) {
+            Ok(messages) => told.extend(messages),
+            // The dead letter itself must not fail for it.
+            Err(failure) => {
+                tracing::error!(subscription = subscription.name, message_id = %message.id, error = %failure, "nobody is told of the dead letter");
+            }
+        }
+    }
+    for (copy, n) in told.iter_mut().zip(0u32..) {
+        copy.id = message.id.derive(&subscription.name, u32::MAX - n);
+        copy.causation_id = Some(message.id.to_string());
+        copy.correlation_id.clone_from(&message.correlation_id);
+    }
+    outbox_rows::append(tx, service, told.into_iter().map(|copy| (copy, None)).collect()).await
 }

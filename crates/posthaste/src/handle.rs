@@ -111,15 +111,34 @@ impl<'a> Cx<'a> {
     /// # Errors
     /// None today; the signature leaves room for limits.
     pub fn send(&mut self, mut message: Message, due: Option<DateTime<Utc>>) -> Result<MessageId, Failure> {
-        message.id = self.message.id.derive(self.subscription, self.count);
+        let cause = self.message.clone();
+        message.correlation_id = message.correlation_id.or_else(|| cause.correlation_id.clone());
+        Ok(self.push(&cause, message, due))
+    }
+
+    /// As [`Cx::send`] in a batch: `message` follows from `cause`, one of the batch, and not from its first.
+    ///
+    /// # Errors
+    /// As [`Cx::send`].
+    pub fn send_for(&mut self, cause: &Message, mut message: Message) -> Result<MessageId, Failure> {
+        message.correlation_id.clone_from(&cause.correlation_id);
+        message.traceparent = cause.traceparent.clone().or(message.traceparent);
+        Ok(self.push(cause, message, None))
+    }
+
+    fn push(&mut self, cause: &Message, mut message: Message, due: Option<DateTime<Utc>>) -> MessageId {
+        message.id = cause.id.derive(self.subscription, self.count);
         self.count += 1;
-        message.causation_id = Some(self.message.id.to_string());
-        message.correlation_id = message.correlation_id.or_else(|| self.message.correlation_id.clone());
+        message.causation_id = Some(cause.id.to_string());
         let id = message.id;
         self.published.push((message, due));
-        Ok(id)
+        id
     }
 }
+
+/// From a message that was given up and its cause to what tells others of it. The messages commit with the dead
+/// letter; their ids derive from the message's. The body may be anything.
+pub type OnDead = Arc<dyn Fn(&Message, &str) -> Result<Vec<Message>, serde_json::Error> + Send + Sync>;
 
 /// A handler on a queue, with the rules for its messages.
 #[derive(Clone)]
@@ -142,6 +161,8 @@ pub struct Subscription {
     pub group: Option<String>,
     /// A copy of each dead letter goes to this queue too.
     pub dead_letter_queue: Option<String>,
+    /// What else is published when a message is given up.
+    pub on_dead: Option<OnDead>,
     /// Its event is [ordered](Event::ORDERED), so it may lie in partition queues.
     pub(crate) partitioned: bool,
     pub(crate) handler: Arc<dyn Handler>,
@@ -185,6 +206,7 @@ impl Subscription {
             deadline: Duration::from_secs(30),
             group: None,
             dead_letter_queue: None,
+            on_dead: None,
             partitioned,
             handler,
         }

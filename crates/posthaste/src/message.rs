@@ -125,13 +125,15 @@ impl Message {
     pub fn of<E: Event>(event: &E) -> Result<Self, serde_json::Error> {
         let mut headers = BTreeMap::new();
         event.headers(&mut headers);
+        let key = event.key();
+        let subject = E::AGGREGATE.zip(key.as_ref()).map(|(kind, id)| format!("{kind}/{id}"));
         Ok(Self {
             id: MessageId::new(),
             source: String::new(),
             event_type: E::TYPE.to_owned(),
             topic: E::TOPIC.to_owned(),
-            key: event.key(),
-            subject: None,
+            key,
+            subject,
             time: now(),
             content_type: "application/json".to_owned(),
             correlation_id: correlation::current(),
@@ -152,6 +154,13 @@ impl Message {
         };
         // The remainder is smaller than a u16.
         (hash % u64::from(partitions)) as u16
+    }
+
+    /// The parts of a subject `TYPE/ID` (see [`Event::AGGREGATE`]), where they fit their columns.
+    pub(crate) fn aggregate(&self) -> Option<(&str, &str)> {
+        let parts = self.subject.as_deref()?.split_once('/')?;
+        let fits = |text: &str| text.chars().count() <= 255 && !text.contains('\0');
+        (fits(parts.0) && fits(parts.1)).then_some(parts)
     }
 
     /// Makes attributes of a foreign producer fit the columns they are kept in, because a row that the

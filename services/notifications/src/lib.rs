@@ -78,7 +78,7 @@ pub fn subscriptions() -> Vec<Subscription> {
 /// Another service's event, on a queue of the same name.
 fn recorded<E: Recorded>() -> Subscription {
     Subscription::batch::<E, _>(
-        &format!("notifications.record.{}", E::TYPE),
+        &format!("notifications.record.{}", E::TOPIC),
         E::TOPIC,
         RecordForeignEvents,
     )

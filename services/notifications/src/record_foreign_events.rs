@@ -78,7 +78,7 @@ impl<E: Recorded> HandleBatch<E> for RecordForeignEvents {
             rows.push(NewEvent {
                 id: message.id.0,
                 user_id: event.user(&message),
-                event_type: E::TYPE.to_owned(),
+                event_type: E::TOPIC.to_owned(),
                 message: event.sentence(),
                 payload: Some(payload(&event, &message)?),
                 created_at: message.time,

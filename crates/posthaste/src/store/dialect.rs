@@ -1,6 +1,7 @@
 //! Portable SQL text and values.
 
 use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{DbBackend, SqliteTransactionMode, TransactionOptions, Value};
 use uuid::Uuid;
@@ -57,6 +58,14 @@ impl Dialect {
         match self {
             Self::Postgres | Self::Mysql => Value::ChronoDateTimeUtc(at),
             Self::Sqlite => Value::String(at.map(sqlite::time_text)),
+        }
+    }
+
+    /// An exact decimal to bind: text on SQLite, which would make a float of it.
+    pub fn decimal(self, number: Decimal) -> Value {
+        match self {
+            Self::Postgres => Value::Decimal(Some(number)),
+            Self::Sqlite => Value::from(number.to_string()),
         }
     }
 

@@ -15,6 +15,8 @@ const INSERT: Insert = Insert {
         Column::Plain("service"),
         Column::Plain("topic"),
         Column::Plain("event_type"),
+        Column::Plain("aggregate_type"),
+        Column::Plain("aggregate_id"),
         Column::Plain("partition_no"),
         Column::Plain("message_key"),
         Column::Plain("headers"),
@@ -41,11 +43,14 @@ pub(crate) async fn append(
             message.source = service.to_owned();
         }
         message.fit_columns();
+        let (aggregate_type, aggregate_id) = message.aggregate().unzip();
         vec![
             dialect.uuid(message.id.0),
             service.into(),
             Value::from(message.topic.as_str()),
             Value::from(message.event_type.as_str()),
+            Value::String(aggregate_type.map(str::to_owned)),
+            Value::String(aggregate_id.map(str::to_owned)),
             i32::from(message.partition(PARTITIONS)).into(),
             Value::String(message.key.clone()),
             Value::from(envelope::encode(&message)),

@@ -1,5 +1,8 @@
 use chrono::{DateTime, Utc};
-use sea_orm::{QueryResult, TryGetable};
+use rust_decimal::Decimal;
+use sea_orm::{QueryResult, TryGetable, TryGetableFromJson};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{Dialect, StoreError, sqlite};
@@ -89,4 +92,38 @@ impl Row {
                 .transpose(),
         }
     }
+
+    /// A JSON column as its text, with every digit of its numbers.
+    ///
+    /// # Errors
+    /// As [`Row::get`], and when the column is NULL.
+    pub fn raw_json(&self, column: &str) -> Result<Box<RawValue>, StoreError> {
+        match self.dialect {
+            Dialect::Postgres => Ok(self.get::<Raw>(column)?.0),
+            Dialect::Sqlite => {
+                RawValue::from_string(self.get(column)?).map_err(|error| sqlite::unreadable(column, &error))
+            }
+        }
+    }
+
+    /// An exact decimal.
+    ///
+    /// # Errors
+    /// As [`Row::get`].
+    pub fn decimal(&self, column: &str) -> Result<Decimal, StoreError> {
+        match self.dialect {
+            Dialect::Postgres => self.get(column),
+            Dialect::Sqlite => {
+                let text: String = self.get(column)?;
+                Decimal::from_str_exact(&text).map_err(|error| sqlite::unreadable(column, &error))
+            }
+        }
+    }
 }
+
+/// SeaORM decodes JSON columns only into types of the reader's own.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Raw(Box<RawValue>);
+
+impl TryGetableFromJson for Raw {}
