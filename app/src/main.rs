@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    posthaste_host::cli::run(&[notifications::service(), messages::service()]).await
+    posthaste_host::cli::run(&[orders::service(), notifications::service(), messages::service()]).await
 }

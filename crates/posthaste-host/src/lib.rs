@@ -17,7 +17,7 @@ pub mod telemetry;
 mod verify_schema;
 
 pub use config::{Config, ConfigError, ConfigErrors, RoleSet, Settings, Sources};
-pub use keyset_cursor::KeysetCursor;
+pub use keyset_cursor::{CursorId, KeysetCursor};
 pub use open_services::OpenError;
 pub use run_services::{Host, RunningHost, StartError};
 pub use serve_process::serve_from_env;

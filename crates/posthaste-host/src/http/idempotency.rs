@@ -21,6 +21,11 @@ static REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
+    /// A key that came in the body; the caller has checked that it has 1 to 255 characters.
+    pub fn of_body(key: String) -> Self {
+        Self(key)
+    }
+
     /// The key without quotes.
     pub fn as_str(&self) -> &str {
         &self.0

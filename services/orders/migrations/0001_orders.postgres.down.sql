@@ -1,0 +1,2 @@
+DROP TABLE order_keys;
+DROP TABLE orders;
