@@ -7,6 +7,8 @@ CREATE TABLE IF NOT EXISTS outbox_messages (
     service        VARCHAR(64) NOT NULL,
     topic          VARCHAR(255) NOT NULL,
     event_type     VARCHAR(255) NOT NULL,
+    aggregate_type VARCHAR(255),
+    aggregate_id   VARCHAR(255),
     partition_no   INTEGER NOT NULL,
     message_key    TEXT,
     headers        LONGTEXT NOT NULL,

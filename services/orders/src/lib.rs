@@ -31,10 +31,12 @@ const MIGRATIONS: &[Migration] = &[Migration {
     up: Sql {
         postgres: include_str!("../migrations/0001_orders.postgres.up.sql"),
         sqlite: include_str!("../migrations/0001_orders.sqlite.up.sql"),
+        mysql: include_str!("../migrations/0001_orders.mysql.up.sql"),
     },
     down: Sql {
         postgres: include_str!("../migrations/0001_orders.postgres.down.sql"),
         sqlite: include_str!("../migrations/0001_orders.sqlite.down.sql"),
+        mysql: include_str!("../migrations/0001_orders.mysql.down.sql"),
     },
 }];
 

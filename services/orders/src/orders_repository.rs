@@ -69,7 +69,7 @@ pub(crate) async fn claim_keys(tx: &Tx, orders: &[Received<OrderCreated>]) -> Re
         ]
     });
     let claimed = CLAIM.run(tx, rows.collect()).await?;
-    claimed.iter().map(|row| row.uuid("message_id")).collect()
+    Ok(claimed.into_iter().collect())
 }
 
 /// Stores `orders` whose keys are claimed; an id that exists stays as it is. Answers the key of the row with

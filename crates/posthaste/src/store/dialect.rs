@@ -64,7 +64,7 @@ impl Dialect {
     /// An exact decimal to bind: text on SQLite, which would make a float of it.
     pub fn decimal(self, number: Decimal) -> Value {
         match self {
-            Self::Postgres => Value::Decimal(Some(number)),
+            Self::Postgres | Self::Mysql => Value::Decimal(Some(number)),
             Self::Sqlite => Value::from(number.to_string()),
         }
     }

@@ -99,7 +99,7 @@ impl Row {
     /// As [`Row::get`], and when the column is NULL.
     pub fn raw_json(&self, column: &str) -> Result<Box<RawValue>, StoreError> {
         match self.dialect {
-            Dialect::Postgres => Ok(self.get::<Raw>(column)?.0),
+            Dialect::Postgres | Dialect::Mysql => Ok(self.get::<Raw>(column)?.0),
             Dialect::Sqlite => {
                 RawValue::from_string(self.get(column)?).map_err(|error| sqlite::unreadable(column, &error))
             }
@@ -112,7 +112,7 @@ impl Row {
     /// As [`Row::get`].
     pub fn decimal(&self, column: &str) -> Result<Decimal, StoreError> {
         match self.dialect {
-            Dialect::Postgres => self.get(column),
+            Dialect::Postgres | Dialect::Mysql => self.get(column),
             Dialect::Sqlite => {
                 let text: String = self.get(column)?;
                 Decimal::from_str_exact(&text).map_err(|error| sqlite::unreadable(column, &error))
