@@ -127,7 +127,7 @@ async fn within_one_batch_the_first_of_a_key_and_of_an_id_wins(database: TestDat
     service.stop().await?;
     let store = posthaste::Store::open(database.url(), posthaste::StoreOptions::default())?;
     for (id, key) in [("a", "1"), ("a", "1"), ("a", "2"), ("b", "1"), ("b", "3"), ("b", "2")] {
-        let sql = "INSERT INTO queue_messages (topic, message_id, body) VALUES ($1, $2, $3)";
+        let sql = "INSERT INTO queue_messages (topic, message_id, message_key, body) VALUES ($1, $2, 'one lane', $3)";
         let message_id = store.dialect().uuid(uuid::Uuid::now_v7());
         let body = order(id, key).to_string().into_bytes();
         store
