@@ -52,7 +52,7 @@ async fn check_exits_78_on_an_error() -> Result<()> {
     for (variable, part) in [
         (("LOG_FORMAT", "jsno"), "did you mean json?"),
         (("BROKER_URL", "ampq://u:canary@h"), "did you mean amqp:"),
-        (("DATABASE_URL", "mysql://u:canary@h/n"), "mysql is not in this build"),
+        (("DATABASE_URL", "mysq://u:canary@h/n"), "did you mean mysql:"),
     ] {
         let checked = program.run(&["config", "check"], &[variable]).await?;
         ensure!(checked.code == 78 && checked.stderr.contains(part), "{checked:?}");

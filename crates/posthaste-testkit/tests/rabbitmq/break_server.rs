@@ -8,7 +8,7 @@ use posthaste_testkit::fault_proxy::{Cut, Direction, Fault, FaultProxy};
 use posthaste_testkit::servers::{self, PrivateRabbitmq};
 use posthaste_testkit::{TestDatabase, wait_until};
 
-use crate::shop::{LIMIT, Sale, Shop, Step, topic};
+use crate::shop::{LIMIT, Shop, Step, sale, topic};
 
 const PING: Duration = Duration::from_secs(2);
 
@@ -63,10 +63,7 @@ async fn failures_of_a_server_under_load() -> Result<()> {
 
     // Away: accepted all the same, at once.
     let started = Instant::now();
-    let message = shop.message(&Sale {
-        n: 6000,
-        text: String::new(),
-    })?;
+    let message = shop.message(&sale(6000))?;
     ensure!(shop.publisher().publish(message).await? == Via::Outbox);
     ensure!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     server.start().await?;
@@ -76,12 +73,7 @@ async fn failures_of_a_server_under_load() -> Result<()> {
     // Blocked: health says so, the outbox takes what comes, and it goes on by itself.
     server.block(true).await?;
     wait_until("a blocked connection", LIMIT, || async {
-        let message = shop
-            .message(&Sale {
-                n: 6001,
-                text: String::new(),
-            })
-            .ok()?;
+        let message = shop.message(&sale(6001)).ok()?;
         // The same effect each time it is tried.
         let message = posthaste::Message {
             id: posthaste::MessageId::of_body(b"6001"),
@@ -91,7 +83,11 @@ async fn failures_of_a_server_under_load() -> Result<()> {
         shop.broker.ping(PING).await.err()
     })
     .await?;
-    shop.append_sales(6002..6100).await?;
+    let started = Instant::now();
+    let message = shop.message(&sale(6002))?;
+    ensure!(shop.publisher().publish(message).await? == Via::Outbox);
+    ensure!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    shop.append_sales(6003..6100).await?;
     server.block(false).await?;
     shop.sold_once(0..6100).await?;
     healthy(&shop).await?;
@@ -154,10 +150,7 @@ async fn a_network_that_hangs_and_cuts() -> Result<()> {
     })
     .await?;
     let started = Instant::now();
-    let message = shop.message(&Sale {
-        n: 500,
-        text: String::new(),
-    })?;
+    let message = shop.message(&sale(500))?;
     ensure!(shop.publisher().publish(message).await? == Via::Outbox);
     ensure!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     shop.append_sales(501..1000).await?;
@@ -191,10 +184,7 @@ async fn nobody_there_at_the_start() -> Result<()> {
     let database = TestDatabase::sqlite()?;
     let shop = Shop::open(&database, "amqp://127.0.0.1:1", &topic()).await?;
     let engine = shop.sales();
-    let message = shop.message(&Sale {
-        n: 0,
-        text: String::new(),
-    })?;
+    let message = shop.message(&sale(0))?;
     ensure!(shop.publisher().publish(message).await? == Via::Outbox);
     ensure!(shop.broker.ping(PING).await.is_err());
     let stopping = Instant::now();

@@ -156,7 +156,7 @@ impl Shop {
     }
 
     pub async fn append_sales(&self, numbers: std::ops::Range<i64>) -> Result<()> {
-        self.append(numbers.map(|n| Sale { n, text: String::new() })).await
+        self.append(numbers.map(sale)).await
     }
 
     /// The effects of `key` in the order of their commits.
@@ -204,6 +204,10 @@ impl Shop {
         ensure!(effects == expected, "{} effects, {effects:?}", effects.len());
         Ok(())
     }
+}
+
+pub fn sale(n: i64) -> Sale {
+    Sale { n, text: String::new() }
 }
 
 /// A queue name that no other test uses.

@@ -6,11 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use posthaste_testkit::{TestDatabase, servers, wait_until};
 
 use crate::foreign_client::Client;
-use crate::shop::{LIMIT, Sale, Shop, Step, topic};
-
-fn sale(n: i64) -> Sale {
-    Sale { n, text: String::new() }
-}
+use crate::shop::{LIMIT, Shop, Step, sale, topic};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_queue_comes_back_with_its_reader() -> Result<()> {

@@ -150,6 +150,15 @@ impl Up {
         self.connection.status().blocked().then(|| Lost::Blocked.into())
     }
 
+    pub(super) async fn until_blocked(&self) -> BrokerError {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Some(blocked) = self.blocked() {
+                return blocked;
+            }
+        }
+    }
+
     /// Something went wrong on it: it is replaced. One that is only blocked is not; the next would be as well.
     pub(super) fn give_up(&self) {
         if !self.connection.status().blocked() {

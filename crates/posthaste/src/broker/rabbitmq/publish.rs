@@ -76,12 +76,13 @@ impl Publishing {
             Ok(up) => up,
             Err(error) => return vec![Err(error); messages.len()],
         };
-        let ended = match tokio::time::timeout(limit, self.publish_on(&up, messages, &mut results)).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_elapsed) => {
+        let ended = tokio::select! {
+            done = self.publish_on(&up, messages, &mut results) => done.err(),
+            // Announced at the first message: no confirm comes until it ends.
+            blocked = up.until_blocked() => Some(blocked),
+            () = tokio::time::sleep(limit) => {
                 up.give_up();
-                Some(up.blocked().unwrap_or(BrokerError::Deadline(limit)))
+                Some(BrokerError::Deadline(limit))
             }
         };
         let unknown = || Err(ended.clone().unwrap_or(BrokerError::Deadline(limit)));
