@@ -35,3 +35,10 @@ async fn five_kills_lose_and_double_nothing_on_postgres() -> Result<()> {
     five_kills(database.url()).await?;
     database.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_kills_lose_and_double_nothing_on_mysql() -> Result<()> {
+    let database = TestDatabase::mysql().await?;
+    five_kills(database.url()).await?;
+    database.finish().await
+}

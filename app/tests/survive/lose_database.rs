@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use posthaste_testkit::servers::PrivatePostgres;
+use posthaste_testkit::TestDatabase;
+use posthaste_testkit::servers::{PrivateMysql, PrivatePostgres};
 use posthaste_testkit::wait_until;
 
 use crate::load::{Load, expect_all_processed};
@@ -45,6 +46,33 @@ async fn postgres_stopped_for_thirty_seconds_under_load() -> Result<()> {
 
     let seen = load.finish().await;
     expect_all_processed(server.url(), &seen).await?;
+    running.terminate().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_killed_and_stopped_under_load() -> Result<()> {
+    let server = PrivateMysql::launch(23_600).await?;
+    let database = TestDatabase::on_mysql(server.url().clone()).await?;
+    let folder = tempfile::tempdir()?;
+    let running = Posthaste::start(folder.path(), database.url()).await?;
+    let load = Load::start(&running.base, 4);
+    load.acknowledge(200).await?;
+    for kill in [true, false, true] {
+        if kill {
+            server.kill9().await?;
+        } else {
+            server.stop().await?;
+        }
+        let refused = load.refused();
+        wait_until("503 while the database is away", Duration::from_secs(30), || async {
+            (load.refused() > refused).then_some(())
+        })
+        .await?;
+        server.start().await?;
+        load.acknowledge(200).await?;
+    }
+    let seen = load.finish().await;
+    expect_all_processed(database.url(), &seen).await?;
     running.terminate().await
 }
 

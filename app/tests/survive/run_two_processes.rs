@@ -34,3 +34,10 @@ async fn the_other_takes_over_on_postgres() -> Result<()> {
     one_dies(database.url()).await?;
     database.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_takes_over_on_mysql() -> Result<()> {
+    let database = TestDatabase::mysql().await?;
+    one_dies(database.url()).await?;
+    database.finish().await
+}

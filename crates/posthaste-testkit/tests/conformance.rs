@@ -67,6 +67,7 @@ fn kafka() -> Result<String> {
 on_every_store! {
     keep_rows::store_basics,
     keep_rows::hung_up_callers_leave_nothing_open,
+    keep_rows::keys_are_compared_byte_by_byte,
 }
 
 on_every_transport! {

@@ -4,8 +4,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
-use posthaste_testkit::servers::{self, PostgresUrl, PrivatePostgres};
+use posthaste_testkit::servers::{self, PostgresUrl, PrivateMysql, PrivatePostgres};
 use posthaste_testkit::{TestDatabase, wait_until};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor, Row};
 
@@ -113,4 +114,55 @@ async fn a_private_server_survives_every_kind_of_stop_under_the_same_url() {
     let up = || async { connect(&url).await.ok() };
     wait_until("the restarted server", LIMIT, up).await.unwrap();
     database.finish().await.unwrap();
+}
+
+async fn connect_mysql(url: &str) -> Result<MySqlConnection> {
+    let options = MySqlConnectOptions::from_str(url)?;
+    Ok(tokio::time::timeout(LIMIT, options.connect()).await??)
+}
+
+#[tokio::test]
+async fn a_dropped_mysql_database_is_gone_even_under_a_transaction() {
+    let database = TestDatabase::mysql().await.unwrap();
+    let url = database.url().to_owned();
+    let mut connection = connect_mysql(&url).await.unwrap();
+    for sql in ["CREATE TABLE t (id int)", "BEGIN", "INSERT INTO t VALUES (1)"] {
+        connection.execute(sql).await.unwrap();
+    }
+    drop(database);
+    assert!(connect_mysql(&url).await.is_err());
+}
+
+#[tokio::test]
+async fn a_private_mysql_server_survives_every_kind_of_stop_under_the_same_url() {
+    let server = PrivateMysql::launch(23_700).await.unwrap();
+    let other = PrivateMysql::launch(23_700).await.unwrap();
+    assert_ne!(server.port(), other.port());
+    let url = TestDatabase::on_mysql(server.url().clone()).await.unwrap();
+    let mut connection = connect_mysql(url.url()).await.unwrap();
+    connection.execute("CREATE TABLE t (id int)").await.unwrap();
+    for (n, kill) in [false, true].into_iter().enumerate() {
+        let mut connection = connect_mysql(url.url()).await.unwrap();
+        let flush = connection
+            .fetch_one("SELECT @@innodb_flush_log_at_trx_commit")
+            .await
+            .unwrap();
+        assert_eq!(flush.get::<u64, _>(0), 1);
+        connection.execute("INSERT INTO t VALUES (1)").await.unwrap();
+        if kill {
+            server.kill9().await.unwrap();
+        } else {
+            server.stop().await.unwrap();
+        }
+        assert!(connect_mysql(server.url().as_str()).await.is_err(), "kill: {kill}");
+        assert!(
+            connect_mysql(other.url().as_str()).await.is_ok(),
+            "another server was hit"
+        );
+        server.start().await.unwrap();
+        let mut connection = connect_mysql(url.url()).await.unwrap();
+        let rows = connection.fetch_one("SELECT COUNT(*) FROM t").await.unwrap();
+        assert_eq!(rows.get::<i64, _>(0), i64::try_from(n).unwrap() + 1, "kill: {kill}");
+    }
+    url.finish().await.unwrap();
 }

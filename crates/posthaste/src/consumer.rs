@@ -17,7 +17,7 @@ use crate::invoke::{Blame, Failed, blame, blame_store, invoke};
 use crate::lease::Keeper;
 use crate::message::{Message, MessageId, now};
 use crate::outbox;
-use crate::retry::{back_off, jitter};
+use crate::retry::{COLLISIONS, after_collision, back_off, jitter};
 use crate::store::inbox_rows::{self as inbox, Fate};
 use crate::store::{Dialect, Store, StoreError};
 use crate::telemetry::metric;
@@ -26,8 +26,6 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 /// The cause of a message that came, or came to its turn, too late.
 pub(crate) const EXPIRED: &str = "the message expired before it was handled";
-/// How often a collision of transactions is tried again before it counts as the messages' failure.
-const COLLISIONS: u32 = 8;
 
 pub(crate) struct Consumer {
     pub service: String,
@@ -171,7 +169,7 @@ impl Consumer {
                 Blame::Unavailable => return Err(unavailable(failed.failure)),
                 Blame::Collision if collisions < COLLISIONS => {
                     collisions += 1;
-                    tokio::time::sleep(back_off(collisions, Duration::from_millis(5), FIRST_DELAY, jitter())).await;
+                    tokio::time::sleep(after_collision(collisions)).await;
                     open.push(batch);
                     continue;
                 }
@@ -202,13 +200,18 @@ impl Consumer {
         let mut tx = self.store.begin().await?;
         let mut seen = HashSet::with_capacity(batch.len());
         let distinct: Vec<&Item> = batch.iter().filter(|item| seen.insert(item.message.id)).collect();
-        let (behind, ahead) = self.queue_behind(&tx, distinct).await?;
+        let (behind, ahead) = match self.queue_behind(&tx, distinct).await {
+            Ok(split) => split,
+            Err(error) => return store_failed(error),
+        };
         for item in behind {
             let fate = Fate::Parked {
                 after: Duration::ZERO,
                 error: None,
             };
-            inbox::settle_new(&mut tx, &subscription.name, &item.message, 0, fate).await?;
+            if let Err(error) = inbox::settle_new(&mut tx, &subscription.name, &item.message, 0, fate).await {
+                return store_failed(error);
+            }
         }
         let fresh = match self.mark(&tx, &ahead).await {
             Ok(fresh) => fresh,

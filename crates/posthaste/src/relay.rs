@@ -17,7 +17,7 @@ use crate::failpoint::{self, mutant};
 use crate::failure::chain;
 use crate::floor::Floor;
 use crate::lease::{Held, Keeper, Slot};
-use crate::retry::{back_off, jitter};
+use crate::retry::{COLLISIONS, after_collision, back_off, jitter};
 use crate::store::outbox_rows::{self as outbox, Pending};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, metric};
@@ -297,6 +297,18 @@ impl Relay {
     }
 
     async fn mark(&self, seqs: &[i64]) -> Result<bool, StoreError> {
+        let mut collisions = 0;
+        loop {
+            match self.mark_once(seqs).await {
+                // Giving up would publish all of it again.
+                Err(StoreError::Collision(_)) if collisions < COLLISIONS => collisions += 1,
+                other => return other,
+            }
+            tokio::time::sleep(after_collision(collisions)).await;
+        }
+    }
+
+    async fn mark_once(&self, seqs: &[i64]) -> Result<bool, StoreError> {
         let tx = self.store.begin().await?;
         if !self.keeper.fence(&tx, &self.scope, &self.slots).await? {
             tx.rollback().await?;

@@ -155,9 +155,18 @@ impl Retrier {
         };
         let message = Arc::new(row.message.clone());
         let mut tx = self.store.begin().await?;
-        if !inbox::mark_parked(&mut tx, &subscription.name, message.id.0, row.attempts).await? {
-            tx.rollback().await?;
-            return Ok(false);
+        match inbox::mark_parked(&mut tx, &subscription.name, message.id.0, row.attempts).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tx.rollback().await?;
+                return Ok(false);
+            }
+            Err(error @ StoreError::Collision(_)) => {
+                // The connection may be gone, and the transaction with it.
+                drop(tx.rollback().await);
+                return self.fail(subscription, &row, Failure::Retry(Box::new(error))).await;
+            }
+            Err(error) => return Err(error),
         }
         let failure = match invoke(subscription, &mut tx, vec![(message, decoded)], row.attempts).await {
             Ok(published) => match self.finish(tx, published).await {

@@ -54,6 +54,14 @@ impl RetryPolicy {
     }
 }
 
+/// How often a transaction that collided with another one is tried again before that counts as a failure.
+pub(crate) const COLLISIONS: u32 = 8;
+
+/// How long to wait before the attempt after collision `n`.
+pub(crate) fn after_collision(n: u32) -> Duration {
+    back_off(n, Duration::from_millis(5), Duration::from_millis(100), jitter())
+}
+
 /// `first` doubled `step` times, at most `max`, less up to half of it by `jitter` in 0.0..1.0.
 pub fn back_off(step: u32, first: Duration, max: Duration, jitter: f64) -> Duration {
     let full = first

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use posthaste::idempotency::{self, Outcome, StoredResponse};
 use posthaste::store::{Column, Insert, Migration, OnConflict, Sql, StoreError};
 use posthaste::{CORE_MIGRATIONS, Store, StoreOptions};
 use uuid::Uuid;
@@ -159,6 +160,28 @@ pub async fn hung_up_callers_leave_nothing_open(url: &str) -> Result<()> {
     .map(drop)
 }
 
+/// Keys that differ in the case of a letter or in a blank at the end are different keys.
+///
+/// # Errors
+/// When two of them are taken for one.
+pub async fn keys_are_compared_byte_by_byte(url: &str) -> Result<()> {
+    let store = Store::open(url, StoreOptions::default())?;
+    store.migrate_up("core", CORE_MIGRATIONS).await?;
+    for key in ["key", "Key", "key ", "ke\u{301}y", "k\u{e9}y"] {
+        let answer = move || StoredResponse {
+            status: 200,
+            body: key.as_bytes().to_vec(),
+        };
+        let first = idempotency::run(&store, "scope", key, b"", |_| Box::pin(async move { Ok(answer()) }));
+        let first: Result<Outcome, StoreError> = first.await;
+        ensure!(first? == Outcome::First(answer()), "{key:?} is taken for another");
+        let again = idempotency::run(&store, "scope", key, b"", |_| Box::pin(async move { Ok(answer()) }));
+        let again: Result<Outcome, StoreError> = again.await;
+        ensure!(again? == Outcome::Replayed(answer()), "{key:?} is not recognised");
+    }
+    Ok(())
+}
+
 /// A database that is away is told apart from a wrong statement, and opening it does not fail.
 ///
 /// # Errors
@@ -168,10 +191,12 @@ pub async fn absent_database_is_unavailable() -> Result<()> {
         acquire: Duration::from_millis(300),
         ..StoreOptions::default()
     };
-    let store = Store::open("postgres://nobody@127.0.0.1:9/none", options)?;
-    match store.begin().await {
-        Err(error) => ensure!(error.is_unavailable(), "{error:?}"),
-        Ok(_) => anyhow::bail!("nobody listens there"),
+    for scheme in ["postgres", "mysql"] {
+        let store = Store::open(&format!("{scheme}://nobody@127.0.0.1:9/none"), options)?;
+        match store.begin().await {
+            Err(error) => ensure!(error.is_unavailable(), "{error:?}"),
+            Ok(_) => anyhow::bail!("nobody listens there"),
+        }
     }
     Ok(())
 }

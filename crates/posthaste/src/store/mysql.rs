@@ -145,10 +145,6 @@ pub(super) fn classify(error: &DbErr) -> Option<Class> {
     }
 }
 
-/// What fails where no transaction is open any more: a deadlock ends the whole of it, and what a caller
-/// executed after that stands alone.
-pub(super) const STILL_OPEN: &str = "SAVEPOINT posthaste; RELEASE SAVEPOINT posthaste";
-
 #[cfg(test)]
 mod tests {
     use sea_orm::Value;

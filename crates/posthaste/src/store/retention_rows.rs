@@ -41,7 +41,7 @@ pub(crate) async fn outbox(store: &Store, after: i64, age: i64, page: i64) -> Re
 /// Removes at most `page` marks that were written longer than `age` microseconds ago; answers how many.
 pub(crate) async fn inbox(store: &Store, age: i64, page: i64) -> Result<u64, StoreError> {
     let dialect = store.dialect();
-    let sql = "SELECT subscription, message_id FROM inbox_messages \
+    let sql = "SELECT subscription, message_id FROM inbox_messages {index:inbox_finished} \
         WHERE status = 'processed' AND processed_at < {clock:$1} ORDER BY processed_at LIMIT $2";
     let mut gone: BTreeMap<String, Vec<Uuid>> = BTreeMap::new();
     for row in store.query(sql, vec![(-age).into(), page.into()]).await? {

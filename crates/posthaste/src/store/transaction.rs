@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, ExecResult, Value};
 
-use super::{Dialect, Row, Store, StoreError, Wake, mysql, query_on, statement, timed};
+use super::{Dialect, Row, Store, StoreError, Wake, query_on, statement, timed};
+
+/// Fails where no transaction is open any more.
+const STILL_OPEN: &str = "SAVEPOINT posthaste; RELEASE SAVEPOINT posthaste";
 
 /// A transaction: a handler's rows, its inbox mark and its messages commit together in it.
 ///
@@ -13,7 +16,8 @@ pub struct Tx {
     pub(super) tx: DatabaseTransaction,
     pub(super) store: Store,
     pub(super) wake: Wake,
-    /// MySQL ends a whole transaction with a deadlock and takes the next statement for one of its own.
+    /// A statement has failed that takes the whole transaction with it. PostgreSQL then answers a COMMIT
+    /// with a rollback and no error, MySQL executes what follows a deadlock on its own.
     pub(super) ended: AtomicBool,
     pub(super) lent: AtomicBool,
 }
@@ -57,27 +61,35 @@ impl Tx {
     }
 
     fn note<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if self.dialect() == Dialect::Mysql && matches!(result, Err(StoreError::Collision(_))) {
+        let ended = match (self.dialect(), &result) {
+            (_, Ok(_)) | (Dialect::Sqlite, _) => false,
+            (Dialect::Postgres, Err(_)) | (Dialect::Mysql, Err(StoreError::Collision(_))) => true,
+            (Dialect::Mysql, Err(_)) => false,
+        };
+        if ended {
             self.ended.store(true, Relaxed);
         }
         result
     }
 
     fn check_open(&self) -> Result<(), StoreError> {
-        if self.ended.load(Relaxed) {
-            let reason = "an earlier statement of this transaction collided with another one";
-            return Err(StoreError::Collision(DbErr::Custom(reason.to_owned())));
+        if !self.ended.load(Relaxed) {
+            return Ok(());
         }
-        Ok(())
+        let reason = DbErr::Custom("an earlier statement of this transaction failed".to_owned());
+        Err(match self.dialect() {
+            Dialect::Mysql => StoreError::Collision(reason),
+            Dialect::Postgres | Dialect::Sqlite => StoreError::Statement(reason),
+        })
     }
 
     /// Whether what the caller did with [`Tx::db`] has left the transaction open.
     async fn check_lent(&self) -> Result<(), StoreError> {
-        if self.dialect() != Dialect::Mysql || !self.lent.load(Relaxed) {
+        if self.dialect() == Dialect::Sqlite || !self.lent.load(Relaxed) {
             return Ok(());
         }
-        match timed("check", self.tx.execute_unprepared(mysql::STILL_OPEN)).await {
-            Err(StoreError::Statement(error)) => Err(StoreError::Collision(error)),
+        match timed("check", self.tx.execute_unprepared(STILL_OPEN)).await {
+            Err(StoreError::Statement(error)) if self.dialect() == Dialect::Mysql => Err(StoreError::Collision(error)),
             other => other.map(drop),
         }
     }
