@@ -116,7 +116,8 @@ pub const KEYS: &[Key] = &[
         "BROKER_URL",
         Some("sql:"),
         Kind::BrokerUrl,
-        "sql: (queues in the service's own database), amqp://USER:PASSWORD@HOST (RabbitMQ; ?queue_type=quorum) or \
+        "sql: (queues in the service's own database), amqp://USER:PASSWORD@HOST (RabbitMQ; ?queue_type=quorum), \
+         kafka://HOST:9092,HOST2:9092 (?partitions=3 of topics it creates) or \
          memory: (tests); one per service with <SERVICE>_BROKER_URL",
     ),
     secret("AMQP_URL", None, Kind::BrokerUrl, "another name for BROKER_URL"),

@@ -177,3 +177,20 @@ fn note(offsets: &mut TopicPartitionList, topic: &str, partition: i32, offset: i
     // Refused only for offsets that are none.
     drop(element.set_offset(Offset::Offset(offset)));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{HELD, RELEASED, TopicPartitionList, handover, note};
+
+    #[test]
+    fn only_a_partition_that_was_given_up_in_order_is_free_of_suspicion() {
+        for (left, expected) in [(RELEASED, (None, false)), (HELD, (Some(7), true)), ("", (None, true))] {
+            let mut committed = TopicPartitionList::new();
+            note(&mut committed, "t", 0, 7, left);
+            assert_eq!(handover(committed.find_partition("t", 0).as_ref()), expected, "{left}");
+        }
+        let mut nothing = TopicPartitionList::new();
+        nothing.add_partition("t", 0);
+        assert_eq!(handover(nothing.find_partition("t", 0).as_ref()), (None, false));
+    }
+}
