@@ -103,8 +103,8 @@ notifications() {
     check 10 "what became of it" '^1$' "$(count notifications "SELECT COUNT(*) FROM processed_events WHERE message = 'hand $RUN'")"
     check 0 "what cannot be read, by hand" '"routed":true' "$(publish notification_events "no event $RUN")"
     check 10 "is a dead letter at once" 'dead' \
-        "$(psql notifications "SELECT message_id, status, last_error FROM inbox_messages WHERE status = 'dead' ORDER BY received_at DESC LIMIT 1")"
-    check 0 "as the command line sees it" 'notification_events|[0-9a-f-]{36}' "docker compose exec -T notifications-worker posthaste dead-letters list notifications"
+        "$(psql notifications "SELECT message_id, status, error FROM inbox_messages WHERE status = 'dead' ORDER BY received_at DESC LIMIT 1")"
+    check 0 "as the command line sees it" 'breaks the contract' "docker compose exec -T notifications-worker posthaste dead-letters list --service notifications"
     check 0 "the inbox" 'processed' \
         "$(psql notifications 'SELECT message_id, event_type, status, received_at, processed_at FROM inbox_messages ORDER BY received_at DESC LIMIT 10')"
 }
