@@ -145,6 +145,7 @@ orders() {
     check 0 "its row" "order-$RUN.*user-456.*99.99.*PROCESSED" \
         "$(mysql "SELECT order_id, user_id, total_amount, status, idempotency_key FROM orders ORDER BY created_at DESC LIMIT 10")"
     check 10 "its outcome" "order-$RUN.*PROCESSED" "$(peek order_processed_queue)"
+    check 15 "and what notifications made of it" "Order order-$RUN processed" "curl -s '$NOTIFICATIONS/api/events?limit=20'"
     check 0 "the same again" '"routed":true' "$(publish order_created_queue "$sample")"
     check 0 "an order by HTTP" '"status":"PENDING".* 202$' \
         "$(post "$ORDERS/api/v1/orders" "{\"userId\":\"user-$RUN\",\"totalAmount\":\"12.50\",\"idempotencyKey\":\"http-$RUN\",\"items\":[{\"sku\":\"a\"}]}")"
@@ -152,7 +153,7 @@ orders() {
     check 15 "what became of it" "\"orderId\":\"$id\".*\"status\":\"PROCESSED\"" "curl -s $ORDERS/api/v1/orders/$id"
     check 0 "orders of a user" "\"orderId\":\"$id\"" "curl -s '$ORDERS/api/v1/orders?userId=user-$RUN'"
     check 0 "one row and one outcome of what was sent twice" '^1[[:space:]]+1$' \
-        "$(mysql "SELECT (SELECT COUNT(*) FROM orders WHERE idempotency_key = \\\"key-$RUN\\\"), (SELECT COUNT(*) FROM outbox_messages WHERE aggregate_id = \\\"order-$RUN\\\" AND event_type = \\\"OrderProcessed\\\")") | tail -n 1"
+        "$(mysql "SELECT (SELECT COUNT(*) FROM orders WHERE idempotency_key = \\\"key-$RUN\\\"), (SELECT COUNT(*) FROM outbox_messages WHERE aggregate_id = \\\"order-$RUN\\\" AND topic = \\\"order_processed_queue\\\")") | tail -n 1"
     check 0 "another key with a used id" '"routed":true' "$(publish order_created_queue "${sample/key-$RUN/other-$RUN}")"
     check 15 "fails, and the first order stays as it is" "order-$RUN.*ORDER_ID_CONFLICT|ORDER_ID_CONFLICT.*order-$RUN" "$(peek order_failed_queue)"
     check 0 "as it was" "\"status\":\"PROCESSED\"" "curl -s $ORDERS/api/v1/orders/order-$RUN"
