@@ -120,8 +120,7 @@ pub(crate) async fn settle_new(
             message_key, headers, body, attempts, parked_seq, due_at, first_failed_at, last_failed_at, error) \
         VALUES ($1, $2, $3, $4, $5, {now}, $6, $7, $8, $9, $10, {next_parked:$1,$7}, \
             CASE WHEN {int:$11} < 0 THEN NULL ELSE {after:$11} END, \
-            CASE WHEN $12 = 1 THEN {now} END, CASE WHEN $12 = 1 THEN {now} END, $13) \
-        {ignore:subscription}";
+            CASE WHEN $12 = 1 THEN {now} END, CASE WHEN $12 = 1 THEN {now} END, $13)";
     let values = vec![
         subscription.into(),
         tx.dialect().uuid(message.id.0),
@@ -138,9 +137,16 @@ pub(crate) async fn settle_new(
         Value::from(i32::from(error.is_some())),
         Value::String(error),
     ];
-    let changed = tx.execute(sql, values).await?;
+    let inserted = match tx.dialect() {
+        // Its count of rows does not tell a new one from one that was there; a duplicate undoes only itself.
+        Dialect::Mysql => match tx.execute(sql, values).await {
+            Err(StoreError::Duplicate(_)) => 0,
+            done => done?,
+        },
+        Dialect::Postgres | Dialect::Sqlite => tx.execute(&format!("{sql} {{ignore:subscription}}"), values).await?,
+    };
     tx.wake_after_commit(Wake::PARKED);
-    Ok(changed == 1)
+    Ok(inserted == 1)
 }
 
 /// Parks or buries the row that the retrier took with `claimed` attempts; `attempts` is what counts from
