@@ -71,7 +71,7 @@ system() {
     check 0 "not root, and nothing to write on" '10001:10001 true .*ALL' \
         "docker inspect --format '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}' \$(docker compose ps --quiet notifications-api)"
     for service in "$NOTIFICATIONS" "$MESSAGES" "$ORDERS"; do
-        check 0 "who it is" '"service":.*"docs":.*"health":' "curl -s $service/"
+        check 0 "who it is" '"docs":"/docs","health":"/health","service":"' "curl -s $service/"
         check 30 "health, measured" '"status":"ok".*"db":"connected".*"mq":"connected".* 200$' "curl -s -w ' %{http_code}' $service/health"
         check 0 "ready" '^200$' "curl -s -o /dev/null -w '%{http_code}' $service/readyz"
         check 0 "alive" '^200$' "curl -s -o /dev/null -w '%{http_code}' $service/livez"

@@ -101,9 +101,9 @@ pub enum MigrateError {
 /// Any number will do as long as every posthaste takes the same one.
 const LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(7406871) AS text)";
 /// Of the session, not of the transaction, which the first DDL statement ends. Names are the server's, not
-/// the database's, and at most 64 characters long.
-const LOCK_MYSQL: &str = "SELECT GET_LOCK(CONCAT('posthaste ', MD5(DATABASE())), 25) AS locked";
-const UNLOCK_MYSQL: &str = "SELECT RELEASE_LOCK(CONCAT('posthaste ', MD5(DATABASE()))) AS unlocked";
+/// the database's, and at most 64 characters long. SHA2 because MySQL 9.6 and later have no MD5.
+const LOCK_MYSQL: &str = "SELECT GET_LOCK(CONCAT('posthaste ', LEFT(SHA2(DATABASE(), 256), 40)), 25) AS locked";
+const UNLOCK_MYSQL: &str = "SELECT RELEASE_LOCK(CONCAT('posthaste ', LEFT(SHA2(DATABASE(), 256), 40))) AS unlocked";
 /// A little more than the lock waits.
 const LOCK_LIMIT: Duration = Duration::from_secs(25);
 
