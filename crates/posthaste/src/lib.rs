@@ -37,6 +37,7 @@ mod envelope;
 pub mod failpoint;
 pub mod failure;
 mod floor;
+mod group_commit;
 pub mod handle;
 pub mod idempotency;
 mod invoke;

@@ -3,6 +3,7 @@
 
 use crate::broker::{Broker, BrokerError};
 use crate::failure::chain;
+use crate::group_commit::GroupCommit;
 use crate::message::Message;
 use crate::outbox;
 use crate::store::{Store, StoreError};
@@ -32,17 +33,22 @@ pub struct PublishError {
 #[derive(Clone)]
 pub struct Publisher {
     service: String,
-    store: Store,
     broker: Broker,
+    outbox: GroupCommit,
 }
 
 impl Publisher {
     /// A publisher for `service` on `broker`, with the outbox in `store` to fall back on.
     pub fn new(service: &str, store: Store, broker: Broker) -> Self {
+        let writer = (store.clone(), service.to_owned());
+        let outbox = GroupCommit::start(&store, move |messages| {
+            let (store, service) = writer.clone();
+            async move { append(&store, &service, messages).await }
+        });
         Self {
             service: service.to_owned(),
-            store,
             broker,
+            outbox,
         }
     }
 
@@ -69,15 +75,25 @@ impl Publisher {
             Err(error) => error,
         };
         tracing::warn!(service = self.service, message_id = %spare.id, error = %chain(&broker), "not published; to the outbox");
-        match self.append(spare).await {
+        match self.outbox.submit(spare).await {
             Ok(()) => Ok(Via::Outbox),
             Err(store) => Err(PublishError { broker, store }),
         }
     }
 
-    async fn append(&self, message: Message) -> Result<(), StoreError> {
-        let mut tx = self.store.begin().await?;
-        outbox::append(&mut tx, &self.service, message).await?;
-        tx.commit().await
+    /// Writes `message` to the outbox in a commit that it shares with other callers' messages: for requests that
+    /// write nothing else. The relay publishes it.
+    ///
+    /// # Errors
+    /// When the database is away; the caller may try again with the same id.
+    pub async fn append(&self, message: Message) -> Result<(), StoreError> {
+        self.outbox.submit(message).await
     }
+}
+
+async fn append(store: &Store, service: &str, messages: Vec<Message>) -> Result<(), StoreError> {
+    let mut tx = store.begin().await?;
+    let rows = messages.into_iter().map(|message| (message, None)).collect();
+    outbox::append_all(&mut tx, service, rows).await?;
+    tx.commit().await
 }

@@ -122,13 +122,14 @@ impl Request for SendMessage {
 impl Answer<SendMessage> for Messages {
     async fn answer(&self, SendMessage { message, key, bytes }: SendMessage) -> Result<Response, ApiError> {
         let (message, answer) = self.event(message)?;
-        // The key's row needs a transaction anyway: with a key it is always the outbox.
-        if !self.outbox && key.is_none() {
-            self.context
-                .publisher
-                .publish(message)
-                .await
-                .map_err(|error| refused(&error))?;
+        // With a key it is always the outbox: the key's row needs a transaction of its own anyway.
+        if key.is_none() {
+            let publisher = &self.context.publisher;
+            if self.outbox {
+                publisher.append(message).await?;
+            } else {
+                publisher.publish(message).await.map_err(|error| refused(&error))?;
+            }
             return Ok((StatusCode::OK, axum::Json(answer)).into_response());
         }
         let service = self.context.name;

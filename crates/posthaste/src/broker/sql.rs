@@ -6,63 +6,40 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
 use super::{BrokerError, Delivery};
 use crate::failpoint;
+use crate::group_commit::GroupCommit;
 use crate::lease::{Held, Keeper, Slot};
 use crate::message::Message;
 use crate::store::{Store, StoreError, Tx, queue_rows};
-
-/// Single publishes that may wait for a commit before further ones wait in their callers.
-const WAITING: usize = 4096;
-/// Most single publishes in one commit.
-const GROUP: usize = 500;
 
 /// The embedded transport on one database.
 #[derive(Clone)]
 pub struct SqlBroker {
     store: Store,
-    grouped: mpsc::Sender<(Message, oneshot::Sender<Result<(), BrokerError>>)>,
+    grouped: GroupCommit,
 }
 
 impl SqlBroker {
     pub(super) fn start(store: Store) -> Self {
-        let (grouped, mut waiting) = mpsc::channel(WAITING);
         let writer = store.clone();
-        // Ends by itself when the last clone of the broker is gone.
-        tokio::spawn(async move {
-            let mut group = Vec::with_capacity(GROUP);
-            while waiting.recv_many(&mut group, GROUP).await > 0 {
-                let (messages, callers): (Vec<Message>, Vec<oneshot::Sender<_>>) = group.drain(..).unzip();
-                let result = insert(&writer, messages).await;
-                for caller in callers {
-                    // A caller that has gone away no longer wants the answer.
-                    drop(caller.send(result.clone()));
-                }
-            }
+        let grouped = GroupCommit::start(&store, move |messages| {
+            let writer = writer.clone();
+            async move { insert(&writer, messages).await }
         });
         Self { store, grouped }
     }
 
     pub(super) async fn publish(&self, messages: Vec<Message>) -> Vec<Result<(), BrokerError>> {
         let count = messages.len();
-        vec![insert(&self.store, messages).await; count]
+        let inserted = insert(&self.store, messages).await;
+        vec![inserted.map_err(BrokerError::from); count]
     }
 
     pub(super) async fn publish_grouped(&self, message: Message) -> Result<(), BrokerError> {
-        const LIMIT: Duration = Duration::from_secs(10);
-        let (caller, answer) = oneshot::channel();
-        let waited = async {
-            // Both ends live as long as the broker and its task; only a stopping runtime closes them.
-            if self.grouped.send((message, caller)).await.is_err() {
-                return Err(StoreError::Stopped.into());
-            }
-            answer.await.unwrap_or_else(|_closed| Err(StoreError::Stopped.into()))
-        };
-        tokio::time::timeout(LIMIT, waited)
-            .await
-            .unwrap_or(Err(BrokerError::Deadline(LIMIT)))
+        Ok(self.grouped.submit(message).await?)
     }
 
     pub(super) async fn ping(&self, limit: Duration) -> Result<(), StoreError> {
@@ -84,7 +61,7 @@ impl SqlBroker {
     }
 }
 
-async fn insert(store: &Store, messages: Vec<Message>) -> Result<(), BrokerError> {
+async fn insert(store: &Store, messages: Vec<Message>) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
     queue_rows::insert(&mut tx, messages).await?;
     failpoint::hit("queue.inserted").await;

@@ -60,7 +60,7 @@ const BEGIN_DEADLINE: Duration = Duration::from_secs(5);
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a store can refuse.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database is away or has no room: nothing is known to be wrong with the statement.
     #[error("the database is not available")]
