@@ -72,6 +72,16 @@ impl Raw {
         })
     }
 
+    /// The ids of all recorded events.
+    pub async fn recorded_ids(&mut self) -> Result<Vec<Uuid>> {
+        let sql = "SELECT CAST(id AS TEXT) FROM processed_events";
+        let ids: Vec<String> = match self {
+            Self::Postgres(connection) => sqlx::query_scalar(sql).fetch_all(connection).await?,
+            Self::Sqlite(connection) => sqlx::query_scalar(sql).fetch_all(connection).await?,
+        };
+        ids.iter().map(|id| Ok(Uuid::parse_str(id)?)).collect()
+    }
+
     async fn execute(&mut self, sql: String) -> Result<()> {
         match self {
             Self::Postgres(connection) => {

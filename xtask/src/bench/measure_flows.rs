@@ -1,18 +1,18 @@
-//! The rows A2 (accept), E2E (request to visible row), S1 (start) and S2 (memory), on SQLite and PostgreSQL.
+//! The rows A2 (accept), C3 (backlog), E2E (request to visible row), S1 (start) and S2 (memory), on SQLite and PostgreSQL.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use posthaste_testkit::TestDatabase;
+use uuid::Uuid;
 
 use super::insert_rows::Raw;
 use super::print_figures::{Figures, bound, head, rate};
 use super::run_binary::Running;
-use super::{describe_machine, send_load};
+use super::{check_ids, describe_machine, send_load};
 
-const BODY: &str =
-    r#"{"user_id":"550e8400-e29b-41d4-a716-446655440000","event_type":"user_registered","message":"Welcome!"}"#;
 const CONNECTIONS: usize = 32;
 
 #[derive(Default)]
@@ -20,6 +20,7 @@ struct Samples {
     echo: Vec<f64>,
     accept: Vec<f64>,
     insert: Vec<f64>,
+    drain: Vec<f64>,
     whole: Vec<f64>,
     first_start: Vec<f64>,
     start: Vec<f64>,
@@ -31,7 +32,7 @@ struct Samples {
 /// Measures with `binary` and prints the rows that `only` names, all if it is empty.
 pub async fn measure(binary: &Path, quick: bool, only: &[String]) -> Result<()> {
     let (repetitions, requests) = if quick { (1, 5_000) } else { (3, 20_000) };
-    describe_machine::describe(BODY)?;
+    describe_machine::describe(&body(Uuid::now_v7()))?;
     head();
     for name in ["SQLite", "PostgreSQL"] {
         let mut samples = Samples::default();
@@ -43,8 +44,26 @@ pub async fn measure(binary: &Path, quick: bool, only: &[String]) -> Result<()> 
     Ok(())
 }
 
+fn body(id: Uuid) -> String {
+    format!(
+        r#"{{"event_id":"{id}","user_id":"550e8400-e29b-41d4-a716-446655440000","event_type":"user_registered","message":"Welcome!"}}"#
+    )
+}
+
+/// Events under ids of our own, so that what was recorded can be compared with what was sent.
+fn events(count: usize, accepted: &mut BTreeSet<Uuid>) -> Vec<String> {
+    let ids = (0..count).map(|_| Uuid::now_v7());
+    let made = ids.map(|id| {
+        accepted.insert(id);
+        body(id)
+    });
+    made.collect()
+}
+
 async fn repeat(binary: &Path, name: &str, requests: usize, samples: &mut Samples) -> Result<()> {
     let folder = tempfile::tempdir()?;
+    let mut accepted = BTreeSet::new();
+    let bodies = events(requests, &mut accepted);
     let echo = Running::start(
         &std::env::current_exe()?,
         &["bench", "--echo", "PORT"],
@@ -55,7 +74,7 @@ async fn repeat(binary: &Path, name: &str, requests: usize, samples: &mut Sample
     samples.bare_start.push(echo.started_in.as_secs_f64() * 1e3);
     samples
         .echo
-        .push(send_load::post(echo.port, "/api/events", BODY, CONNECTIONS, requests).await?);
+        .push(send_load::post(echo.port, "/api/events", &bodies, CONNECTIONS).await?);
     drop(echo);
 
     let database = if name == "SQLite" {
@@ -75,22 +94,38 @@ async fn repeat(binary: &Path, name: &str, requests: usize, samples: &mut Sample
     let start = Instant::now();
     samples
         .accept
-        .push(send_load::post(server.port, "/api/events", BODY, CONNECTIONS, requests).await?);
+        .push(send_load::post(server.port, "/api/events", &bodies, CONNECTIONS).await?);
     samples.loaded.push(server.resident()?);
-    let expected = requests as i64;
-    while raw.recorded().await? < expected {
+    await_rows(&mut raw, requests, start).await?;
+    samples.whole.push(requests as f64 / start.elapsed().as_secs_f64());
+    server.stop().await?;
+
+    let api = Running::start(binary, &["serve", "--role", "api"], database.url(), folder.path()).await?;
+    let backlog = events(requests, &mut accepted);
+    send_load::post(api.port, "/api/events", &backlog, CONNECTIONS).await?;
+    api.stop().await?;
+    let waiting = raw.recorded().await?;
+    ensure!(waiting == requests as i64, "void: the backlog was not left alone");
+    // The worker's start-up counts against it: it reads as soon as it can.
+    let start = Instant::now();
+    let worker = Running::start(binary, &["serve", "--role", "worker"], database.url(), folder.path()).await?;
+    await_rows(&mut raw, 2 * requests, start).await?;
+    samples.drain.push(requests as f64 / start.elapsed().as_secs_f64());
+    worker.stop().await?;
+    check_ids::check(&accepted, &raw.recorded_ids().await?)?;
+    drop(raw);
+    database.finish().await
+}
+
+async fn await_rows(raw: &mut Raw, expected: usize, start: Instant) -> Result<()> {
+    while raw.recorded().await? < expected as i64 {
         ensure!(
             start.elapsed() < Duration::from_secs(120),
             "void: events were lost or are late"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    samples.whole.push(requests as f64 / start.elapsed().as_secs_f64());
-    server.stop().await?;
-    let recorded = raw.recorded().await?;
-    ensure!(recorded == expected, "void: {recorded} rows of {expected} events");
-    drop(raw);
-    database.finish().await
+    Ok(())
 }
 
 fn print(name: &str, samples: Samples, only: &[String]) {
@@ -104,6 +139,15 @@ fn print(name: &str, samples: Samples, only: &[String]) {
             &accept,
             &insert,
             None,
+        );
+    }
+    if wanted("C3") {
+        let drain = Figures::of(samples.drain);
+        rate(
+            &format!("C3 backlog to rows/s beside multi-row insert, {name}"),
+            &drain,
+            &insert,
+            Some(0.35),
         );
     }
     if wanted("E2E") {

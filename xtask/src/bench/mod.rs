@@ -1,5 +1,6 @@
 //! Measurements: `cargo xtask bench`. Only ratios within one run count; each figure stands beside its limit from the same run.
 
+mod check_ids;
 mod describe_machine;
 mod echo_requests;
 mod insert_rows;

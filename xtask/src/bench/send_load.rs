@@ -11,38 +11,44 @@ use tokio::time::timeout;
 /// One answer may take this long.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
-/// Sends `requests` times `body` to `path` over `connections` connections at once; answers per second.
+/// Sends each of `bodies` once to `path` over `connections` connections at once; answers per second.
 ///
 /// # Errors
 /// When a connection breaks, an answer is late or its status is not 2xx.
-pub async fn post(port: u16, path: &str, body: &str, connections: usize, requests: usize) -> Result<f64> {
-    let head = "Host: 127.0.0.1\r\nContent-Type: application/json";
-    let request = format!(
-        "POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+pub async fn post(port: u16, path: &str, bodies: &[String], connections: usize) -> Result<f64> {
     let mut streams = Vec::with_capacity(connections);
     for _ in 0..connections {
         let stream = timeout(ANSWER_LIMIT, TcpStream::connect(("127.0.0.1", port))).await??;
         stream.set_nodelay(true)?;
         streams.push(stream);
     }
+    let shares: Vec<Vec<Vec<u8>>> = (0..connections)
+        .map(|number| {
+            let own = bodies.iter().skip(number).step_by(connections);
+            own.map(|body| request(path, body)).collect()
+        })
+        .collect();
     let start = Instant::now();
     let mut senders = JoinSet::new();
-    for (number, stream) in streams.into_iter().enumerate() {
-        let share = requests / connections + usize::from(number < requests % connections);
-        senders.spawn(send_share(stream, request.clone().into_bytes(), share));
+    for (stream, share) in streams.into_iter().zip(shares) {
+        senders.spawn(send_share(stream, share));
     }
     while let Some(sent) = senders.join_next().await {
         sent.context("a sender panicked")??;
     }
-    Ok(requests as f64 / start.elapsed().as_secs_f64())
+    Ok(bodies.len() as f64 / start.elapsed().as_secs_f64())
 }
 
-async fn send_share(mut stream: TcpStream, request: Vec<u8>, share: usize) -> Result<()> {
+fn request(path: &str, body: &str) -> Vec<u8> {
+    let head = "Host: 127.0.0.1\r\nContent-Type: application/json";
+    let length = body.len();
+    format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+async fn send_share(mut stream: TcpStream, share: Vec<Vec<u8>>) -> Result<()> {
     let mut buffer = Vec::with_capacity(4096);
-    for _ in 0..share {
-        timeout(ANSWER_LIMIT, exchange(&mut stream, &request, &mut buffer))
+    for request in &share {
+        timeout(ANSWER_LIMIT, exchange(&mut stream, request, &mut buffer))
             .await
             .context("an answer is late")??;
     }
