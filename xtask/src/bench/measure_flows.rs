@@ -1,4 +1,4 @@
-//! The rows A2 (accept), C3 (backlog), E2E (request to visible row), S1 (start) and S2 (memory), on SQLite and PostgreSQL.
+//! The run, and its rows A2 (accept), C3 (backlog), E2E (request to visible row), S1 (start) and S2 (memory), on SQLite and PostgreSQL.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,12 +8,16 @@ use anyhow::{Result, ensure};
 use posthaste_testkit::TestDatabase;
 use uuid::Uuid;
 
-use super::insert_rows::Raw;
+use super::measure_idle::Idle;
+use super::measure_latency::Latency;
+use super::measure_sends::Sends;
 use super::print_figures::{Figures, bound, head, rate};
+use super::read_rows::Raw;
 use super::run_binary::Running;
 use super::{check_ids, describe_machine, send_load};
 
-const CONNECTIONS: usize = 32;
+/// Requests under way at once.
+pub const CONNECTIONS: usize = 32;
 
 #[derive(Default)]
 struct Samples {
@@ -32,16 +36,57 @@ struct Samples {
 /// Measures with `binary` and prints the rows that `only` names, all if it is empty.
 pub async fn measure(binary: &Path, quick: bool, only: &[String]) -> Result<()> {
     let (repetitions, requests) = if quick { (1, 5_000) } else { (3, 20_000) };
-    describe_machine::describe(&body(Uuid::now_v7()))?;
+    let span = Duration::from_secs(if quick { 20 } else { 30 });
+    let wanted = |id: &str| only.is_empty() || only.iter().any(|one| one.eq_ignore_ascii_case(id));
+    describe_machine::describe(binary, &body(Uuid::now_v7())).await?;
     head();
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
     for name in ["SQLite", "PostgreSQL"] {
-        let mut samples = Samples::default();
+        let (mut samples, mut latency, mut idle) = <(Samples, Latency, Idle)>::default();
         for _ in 0..repetitions {
-            repeat(binary, name, requests, &mut samples).await?;
+            if ["A2", "C3", "E2E", "S1", "S2"].into_iter().any(wanted) {
+                repeat(binary, folder, name, requests, &mut samples).await?;
+            }
+            if !wanted("L1") && !wanted("G3") {
+                continue;
+            }
+            let database = create(name).await?;
+            let first = Running::start(binary, &["serve", "--migrate"], database.url(), folder).await?;
+            first.stop().await?;
+            let mut raw = Raw::open(database.url()).await?;
+            if wanted("L1") {
+                latency.repeat(binary, folder, &database, &mut raw, span).await?;
+            }
+            if wanted("G3") {
+                idle.repeat(binary, folder, &database, &mut raw, span).await?;
+            }
+            drop(raw);
+            database.finish().await?;
         }
-        print(name, samples, only);
+        print(name, samples, wanted);
+        if wanted("L1") {
+            latency.print(name);
+        }
+        if wanted("G3") {
+            idle.print(name);
+        }
+    }
+    if wanted("A3") {
+        let mut sends = Sends::default();
+        for _ in 0..repetitions {
+            sends.repeat(binary, folder, requests).await?;
+        }
+        sends.print();
     }
     Ok(())
+}
+
+async fn create(name: &str) -> Result<TestDatabase> {
+    match name {
+        "SQLite" => TestDatabase::sqlite(),
+        _ => TestDatabase::postgres().await,
+    }
 }
 
 fn body(id: Uuid) -> String {
@@ -51,7 +96,7 @@ fn body(id: Uuid) -> String {
 }
 
 /// Events under ids of our own, so that what was recorded can be compared with what was sent.
-fn events(count: usize, accepted: &mut BTreeSet<Uuid>) -> Vec<String> {
+pub fn events(count: usize, accepted: &mut BTreeSet<Uuid>) -> Vec<String> {
     let ids = (0..count).map(|_| Uuid::now_v7());
     let made = ids.map(|id| {
         accepted.insert(id);
@@ -60,35 +105,24 @@ fn events(count: usize, accepted: &mut BTreeSet<Uuid>) -> Vec<String> {
     made.collect()
 }
 
-async fn repeat(binary: &Path, name: &str, requests: usize, samples: &mut Samples) -> Result<()> {
-    let folder = tempfile::tempdir()?;
+async fn repeat(binary: &Path, folder: &Path, name: &str, requests: usize, samples: &mut Samples) -> Result<()> {
     let mut accepted = BTreeSet::new();
     let bodies = events(requests, &mut accepted);
-    let echo = Running::start(
-        &std::env::current_exe()?,
-        &["bench", "--echo", "PORT"],
-        "",
-        folder.path(),
-    )
-    .await?;
+    let echo = Running::start(&std::env::current_exe()?, &["bench", "--echo", "PORT"], "", folder).await?;
     samples.bare_start.push(echo.started_in.as_secs_f64() * 1e3);
     samples
         .echo
         .push(send_load::post(echo.port, "/api/events", &bodies, CONNECTIONS).await?);
     drop(echo);
 
-    let database = if name == "SQLite" {
-        TestDatabase::sqlite()?
-    } else {
-        TestDatabase::postgres().await?
-    };
-    let first = Running::start(binary, &["serve", "--migrate"], database.url(), folder.path()).await?;
+    let database = create(name).await?;
+    let first = Running::start(binary, &["serve", "--migrate"], database.url(), folder).await?;
     samples.first_start.push(first.started_in.as_secs_f64() * 1e3);
     first.stop().await?;
     let mut raw = Raw::open(database.url()).await?;
     samples.insert.push(raw.insert(requests).await?);
 
-    let server = Running::start(binary, &["serve"], database.url(), folder.path()).await?;
+    let server = Running::start(binary, &["serve"], database.url(), folder).await?;
     samples.start.push(server.started_in.as_secs_f64() * 1e3);
     samples.idle.push(server.resident()?);
     let start = Instant::now();
@@ -100,7 +134,7 @@ async fn repeat(binary: &Path, name: &str, requests: usize, samples: &mut Sample
     samples.whole.push(requests as f64 / start.elapsed().as_secs_f64());
     server.stop().await?;
 
-    let api = Running::start(binary, &["serve", "--role", "api"], database.url(), folder.path()).await?;
+    let api = Running::start(binary, &["serve", "--role", "api"], database.url(), folder).await?;
     let backlog = events(requests, &mut accepted);
     send_load::post(api.port, "/api/events", &backlog, CONNECTIONS).await?;
     api.stop().await?;
@@ -108,7 +142,7 @@ async fn repeat(binary: &Path, name: &str, requests: usize, samples: &mut Sample
     ensure!(waiting == requests as i64, "void: the backlog was not left alone");
     // The worker's start-up counts against it: it reads as soon as it can.
     let start = Instant::now();
-    let worker = Running::start(binary, &["serve", "--role", "worker"], database.url(), folder.path()).await?;
+    let worker = Running::start(binary, &["serve", "--role", "worker"], database.url(), folder).await?;
     await_rows(&mut raw, 2 * requests, start).await?;
     samples.drain.push(requests as f64 / start.elapsed().as_secs_f64());
     worker.stop().await?;
@@ -117,19 +151,26 @@ async fn repeat(binary: &Path, name: &str, requests: usize, samples: &mut Sample
     database.finish().await
 }
 
-async fn await_rows(raw: &mut Raw, expected: usize, start: Instant) -> Result<()> {
-    while raw.recorded().await? < expected as i64 {
-        ensure!(
-            start.elapsed() < Duration::from_secs(120),
-            "void: events were lost or are late"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+/// Waits until `expected` events are recorded.
+pub async fn await_rows(raw: &mut Raw, expected: usize, start: Instant) -> Result<()> {
+    while !await_count(raw.recorded().await?, expected, start).await? {}
     Ok(())
 }
 
-fn print(name: &str, samples: Samples, only: &[String]) {
-    let wanted = |id: &str| only.is_empty() || only.iter().any(|one| one.eq_ignore_ascii_case(id));
+/// Whether `count` has come to `expected`; if not, after a pause.
+pub async fn await_count(count: i64, expected: usize, start: Instant) -> Result<bool> {
+    if count >= expected as i64 {
+        return Ok(true);
+    }
+    ensure!(
+        start.elapsed() < Duration::from_secs(120),
+        "void: {count} of {expected} were recorded, the others are lost or late"
+    );
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    Ok(false)
+}
+
+fn print(name: &str, samples: Samples, wanted: impl Fn(&str) -> bool) {
     let (echo, insert) = (Figures::of(samples.echo), Figures::of(samples.insert));
     let accept = Figures::of(samples.accept);
     if wanted("A2") {

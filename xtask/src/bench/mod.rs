@@ -3,17 +3,24 @@
 mod check_ids;
 mod describe_machine;
 mod echo_requests;
-mod insert_rows;
 mod measure_flows;
+mod measure_idle;
+mod measure_latency;
+mod measure_sends;
 mod print_figures;
+mod read_rows;
 mod run_binary;
 mod send_load;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+
+/// The rows' names.
+const ROWS: [&str; 8] = ["A2", "A3", "C3", "E2E", "G3", "L1", "S1", "S2"];
 
 #[derive(Parser)]
 #[command(
@@ -24,9 +31,12 @@ struct Arguments {
     /// One repetition of fewer requests
     #[arg(long)]
     quick: bool,
-    /// Only these rows, for example `A2,S1`
-    #[arg(long, value_delimiter = ',')]
+    /// Only these rows, of A2, A3, C3, E2E, G3, L1, S1, S2
+    #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = ROWS)]
     only: Vec<String>,
+    /// Measure this build of posthaste instead of making one
+    #[arg(long)]
+    binary: Option<PathBuf>,
     /// Serve the echo that A2 is measured beside, on this port
     #[arg(long, hide = true)]
     echo: Option<u16>,
@@ -40,23 +50,36 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
     let named = std::iter::once("bench".to_owned()).chain(arguments.clone());
     let parsed = Arguments::try_parse_from(named).unwrap_or_else(|error| error.exit());
     if cfg!(debug_assertions) {
-        return run_optimized(&arguments);
+        return run_optimized(&parsed, &arguments);
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     if let Some(port) = parsed.echo {
         return runtime.block_on(echo_requests::serve(port));
     }
-    let binary = std::env::current_exe()?.with_file_name("posthaste");
-    runtime.block_on(measure_flows::measure(&binary, parsed.quick, &parsed.only))
+    let binary = match parsed.binary {
+        Some(path) => path.canonicalize().with_context(|| format!("no {}", path.display()))?,
+        None => std::env::current_exe()?.with_file_name("posthaste"),
+    };
+    let limit = Duration::from_secs(60 * if parsed.quick { 3 } else { 25 });
+    runtime.block_on(async {
+        let measured = measure_flows::measure(&binary, parsed.quick, &parsed.only);
+        let measured = tokio::time::timeout(limit, measured).await;
+        measured.with_context(|| format!("not done in {limit:?}: the machine is too busy"))?
+    })
 }
 
 /// The load and the echo must be built like what they are measured against.
-fn run_optimized(arguments: &[String]) -> Result<()> {
+fn run_optimized(parsed: &Arguments, arguments: &[String]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let packages: &[&str] = match parsed.binary {
+        Some(_) => &["-p", "xtask"],
+        None => &["-p", "xtask", "-p", "posthaste-app"],
+    };
     let built = Command::new(cargo)
         .current_dir(root)
-        .args(["build", "--release", "-p", "posthaste-app", "-p", "xtask"])
+        .args(["build", "--release"])
+        .args(packages)
         .status()
         .context("cargo does not start")?;
     ensure!(built.success(), "the release build failed");

@@ -18,12 +18,18 @@ impl Figures {
     fn text(&self) -> String {
         let (least, most) = (self.0.first(), self.0.last());
         format!(
-            "{:.0} ({:.0}–{:.0})",
-            self.median(),
-            least.unwrap_or(&f64::NAN),
-            most.unwrap_or(&f64::NAN)
+            "{} ({}–{})",
+            number(self.median()),
+            number(*least.unwrap_or(&f64::NAN)),
+            number(*most.unwrap_or(&f64::NAN))
         )
     }
+}
+
+/// As many digits as tell something.
+fn number(value: f64) -> String {
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$}")
 }
 
 /// The table's head.

@@ -65,6 +65,29 @@ impl Running {
         Ok(kilobytes.context("no VmRSS")?.parse::<f64>()? / 1024.0)
     }
 
+    /// Processor time it has used since its start, in the 1/100 s of `/proc`.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn ticks(&self) -> Result<u64> {
+        let id = self.child.id().context("the process has ended")?;
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+        // The name in parentheses may hold spaces; the times are the 12th and 13th word after it.
+        let (_, words) = stat.rsplit_once(')').context("no name in /proc stat")?;
+        let times = words.split_whitespace().skip(11).take(2);
+        times.map(|ticks| Ok(ticks.parse::<u64>()?)).sum()
+    }
+
+    /// The body of `path`.
+    ///
+    /// # Errors
+    /// When it is not answered in 10 s, or not with 2xx.
+    pub async fn get(&self, path: &str) -> Result<String> {
+        let url = format!("http://127.0.0.1:{}{path}", self.port);
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
+        Ok(client.get(url).send().await?.error_for_status()?.text().await?)
+    }
+
     /// Ends it in good order.
     ///
     /// # Errors

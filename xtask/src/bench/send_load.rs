@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 /// One answer may take this long.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
@@ -16,6 +16,23 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// # Errors
 /// When a connection breaks, an answer is late or its status is not 2xx.
 pub async fn post(port: u16, path: &str, bodies: &[String], connections: usize) -> Result<f64> {
+    send(port, path, bodies, connections, None).await
+}
+
+/// The same, but each body leaves at its own time, `rate` of them per second, whatever became of those before it.
+///
+/// # Errors
+/// As [`post`]; and when fewer than 95 % of `rate` came out: then they waited for answers after all.
+pub async fn post_at(port: u16, path: &str, bodies: &[String], connections: usize, rate: usize) -> Result<f64> {
+    let reached = send(port, path, bodies, connections, Some(rate as f64)).await?;
+    ensure!(
+        reached >= 0.95 * rate as f64,
+        "{reached:.0} requests per second instead of {rate}: the machine is too busy"
+    );
+    Ok(reached)
+}
+
+async fn send(port: u16, path: &str, bodies: &[String], connections: usize, rate: Option<f64>) -> Result<f64> {
     let mut streams = Vec::with_capacity(connections);
     for _ in 0..connections {
         let stream = timeout(ANSWER_LIMIT, TcpStream::connect(("127.0.0.1", port))).await??;
@@ -30,8 +47,12 @@ pub async fn post(port: u16, path: &str, bodies: &[String], connections: usize) 
         .collect();
     let start = Instant::now();
     let mut senders = JoinSet::new();
-    for (stream, share) in streams.into_iter().zip(shares) {
-        senders.spawn(send_share(stream, share));
+    for (number, (stream, share)) in streams.into_iter().zip(shares).enumerate() {
+        let times = rate.map(|rate| Times {
+            first: start + Duration::from_secs_f64(number as f64 / rate),
+            step: Duration::from_secs_f64(connections as f64 / rate),
+        });
+        senders.spawn(send_share(stream, share, times));
     }
     while let Some(sent) = senders.join_next().await {
         sent.context("a sender panicked")??;
@@ -45,9 +66,18 @@ fn request(path: &str, body: &str) -> Vec<u8> {
     format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
 }
 
-async fn send_share(mut stream: TcpStream, share: Vec<Vec<u8>>) -> Result<()> {
+/// When one connection's requests leave.
+struct Times {
+    first: Instant,
+    step: Duration,
+}
+
+async fn send_share(mut stream: TcpStream, share: Vec<Vec<u8>>, times: Option<Times>) -> Result<()> {
     let mut buffer = Vec::with_capacity(4096);
-    for request in &share {
+    for (number, request) in (0..).zip(&share) {
+        if let Some(times) = &times {
+            sleep_until((times.first + times.step * number).into()).await;
+        }
         timeout(ANSWER_LIMIT, exchange(&mut stream, request, &mut buffer))
             .await
             .context("an answer is late")??;

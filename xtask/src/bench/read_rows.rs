@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::Result;
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 use uuid::Uuid;
@@ -82,6 +83,58 @@ impl Raw {
         ids.iter().map(|id| Ok(Uuid::parse_str(id)?)).collect()
     }
 
+    /// From the making of each recorded event, but for the first `skipped`, to its recording: ms, ascending.
+    ///
+    /// Both are read from this machine's clock. SQLite's recording is cut to milliseconds: 1 is added, so that
+    /// none looks faster than it was.
+    pub async fn delays(&mut self, skipped: usize) -> Result<Vec<f64>> {
+        let mut delays = Vec::new();
+        match self {
+            Self::Postgres(connection) => {
+                let sql = "SELECT created_at, processed_at FROM processed_events ORDER BY created_at";
+                let rows: Vec<(DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(sql).fetch_all(connection).await?;
+                delays.extend(
+                    rows.iter()
+                        .skip(skipped)
+                        .map(|(made, done)| milliseconds(*done - *made)),
+                );
+            }
+            Self::Sqlite(connection) => {
+                let sql = "SELECT created_at, processed_at FROM processed_events ORDER BY created_at";
+                let rows: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(connection).await?;
+                for (made, done) in rows.iter().skip(skipped) {
+                    let delay = DateTime::parse_from_rfc3339(done)? - DateTime::parse_from_rfc3339(made)?;
+                    delays.push(milliseconds(delay) + 1.0);
+                }
+            }
+        }
+        delays.sort_unstable_by(f64::total_cmp);
+        Ok(delays)
+    }
+
+    /// How many transactions PostgreSQL counted in this database; SQLite counts none.
+    pub async fn transactions(&mut self) -> Result<Option<i64>> {
+        let Self::Postgres(connection) = self else {
+            return Ok(None);
+        };
+        let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+        // Otherwise this connection's own share would be told up to a minute late.
+        connection.execute("SELECT pg_stat_force_next_flush()").await?;
+        Ok(Some(sqlx::query_scalar(sql).fetch_one(connection).await?))
+    }
+
+    /// The database's version.
+    pub async fn version(&mut self) -> Result<String> {
+        Ok(match self {
+            Self::Postgres(connection) => sqlx::query_scalar("SHOW server_version").fetch_one(connection).await?,
+            Self::Sqlite(connection) => {
+                sqlx::query_scalar("SELECT sqlite_version()")
+                    .fetch_one(connection)
+                    .await?
+            }
+        })
+    }
+
     async fn execute(&mut self, sql: String) -> Result<()> {
         match self {
             Self::Postgres(connection) => {
@@ -93,4 +146,8 @@ impl Raw {
         }
         Ok(())
     }
+}
+
+fn milliseconds(delay: TimeDelta) -> f64 {
+    delay.as_seconds_f64() * 1e3
 }
