@@ -26,6 +26,9 @@ impl Running {
     /// When it does not start or is not ready in 30 s.
     pub async fn start(binary: &Path, arguments: &[&str], database: &str, folder: &Path) -> Result<Self> {
         let port = free_port()?;
+        // Its banner would stand between the rows.
+        let told = folder.join(format!("{port}.log"));
+        let log = std::fs::File::create(&told)?;
         let start = Instant::now();
         let child = Command::new(binary)
             .args(arguments.iter().map(|word| word.replace("PORT", &port.to_string())))
@@ -36,12 +39,14 @@ impl Running {
             .env("LOG_LEVEL", "error")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{} does not start", binary.display()))?;
         while !ready(port).await {
             if start.elapsed() > Duration::from_secs(30) {
-                bail!("{} is not ready in 30 s", binary.display());
+                let told = std::fs::read_to_string(&told)?;
+                bail!("{} is not ready in 30 s; it said: {told}", binary.display());
             }
             sleep(Duration::from_millis(1)).await;
         }
