@@ -1,19 +1,33 @@
-//! Clients that make their own event ids and remember which were acknowledged.
+//! Clients that make their own ids and remember which were acknowledged.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use posthaste::{Store, StoreOptions};
+use anyhow::Result;
 use posthaste_testkit::wait_until;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+/// What the clients send. Its client's id is in a column of the row that it becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Event,
+    Order,
+    /// Its text is a number, growing with each message of one sender, and the client's id.
+    Message,
+}
+
+/// How long a client waits after a refusal; less than `Retry-After` says.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// What the clients saw.
 #[derive(Default)]
 pub struct Seen {
+    pub sent: BTreeSet<Uuid>,
     pub acknowledged: BTreeSet<Uuid>,
     pub refused: u64,
     pub unanswered: u64,
@@ -30,20 +44,32 @@ pub struct Load {
 impl Load {
     /// `clients` clients post events, one after the other, to whatever base address is set.
     pub fn start(base: &str, clients: usize) -> Self {
+        Self::of(Kind::Event, base, clients, usize::MAX)
+    }
+
+    /// `clients` clients post `kind`, at most `most` in all. What is not acknowledged is sent again under its id.
+    pub fn of(kind: Kind, base: &str, clients: usize, most: usize) -> Self {
         let (base, address) = watch::channel(base.to_owned());
         let (stop, stopped) = watch::channel(false);
         let seen = Arc::<Mutex<Seen>>::default();
+        let begun = Arc::<AtomicUsize>::default();
         let mut tasks = JoinSet::new();
-        for _ in 0..clients {
-            let (address, stopped, seen) = (address.clone(), stopped.clone(), seen.clone());
-            tasks.spawn(async move {
-                let http = reqwest::Client::builder()
+        for number in 0..clients {
+            let client = Client {
+                kind,
+                sender: format!("sender-{number}"),
+                http: reqwest::Client::builder()
                     .timeout(Duration::from_secs(40))
                     .build()
-                    .unwrap();
-                while !*stopped.borrow() {
-                    let url = format!("{}/api/events", address.borrow().clone());
-                    post(&http, &url, &seen).await;
+                    .unwrap(),
+                address: address.clone(),
+                stopped: stopped.clone(),
+                seen: seen.clone(),
+            };
+            let begun = begun.clone();
+            tasks.spawn(async move {
+                while !client.is_stopped() && begun.fetch_add(1, Ordering::Relaxed) < most {
+                    client.send_one().await;
                 }
             });
         }
@@ -68,10 +94,14 @@ impl Load {
         self.seen.lock().unwrap().refused
     }
 
-    /// Waits until `more` further events are acknowledged.
+    /// Waits until `more` further ones are acknowledged.
     pub async fn acknowledge(&self, more: usize) -> Result<()> {
-        let goal = self.acknowledged() + more;
-        wait_until("more acknowledged events", Duration::from_secs(60), || async {
+        self.reach(self.acknowledged() + more, Duration::from_secs(90)).await
+    }
+
+    /// Waits until `goal` are acknowledged in all.
+    pub async fn reach(&self, goal: usize, limit: Duration) -> Result<()> {
+        wait_until(&format!("{goal} to be acknowledged"), limit, || async {
             (self.acknowledged() >= goal).then_some(())
         })
         .await
@@ -85,55 +115,70 @@ impl Load {
     }
 }
 
-async fn post(http: &reqwest::Client, url: &str, seen: &Mutex<Seen>) {
-    let id = Uuid::now_v7();
-    let body = serde_json::json!({
-        "user_id": Uuid::new_v4(), "event_type": "torture", "message": "still there?", "event_id": id,
-    });
-    let answer = http.post(url).json(&body).send().await;
-    let mut seen = seen.lock().unwrap();
-    match answer {
-        Ok(answer) if answer.status() == 202 => {
-            seen.acknowledged.insert(id);
-        }
-        Ok(answer) => {
-            assert_eq!(answer.status(), 503, "only 'not now' may be refused with");
-            assert!(answer.headers().contains_key("retry-after"));
-            seen.refused += 1;
-        }
-        Err(_no_answer) => seen.unanswered += 1,
-    }
+struct Client {
+    kind: Kind,
+    sender: String,
+    http: reqwest::Client,
+    address: watch::Receiver<String>,
+    stopped: watch::Receiver<bool>,
+    seen: Arc<Mutex<Seen>>,
 }
 
-/// Waits until every acknowledged event is one row of `processed_events` and nothing is left over.
-pub async fn expect_all_processed(database: &str, seen: &Seen) -> Result<()> {
-    let store = Store::open(database, StoreOptions::default())?;
-    let count = async |sql: &str| -> Result<i64> { Ok(store.query(sql, vec![]).await?[0].get("n")?) };
-    wait_until("every queue to be empty", Duration::from_secs(60), || async {
-        let left = count("SELECT (SELECT COUNT(*) FROM queue_messages) + (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') \
-            + (SELECT COUNT(*) FROM inbox_messages WHERE status = 'parked') AS n").await.ok()?;
-        (left == 0).then_some(())
-    })
-    .await?;
-    let rows = store.query("SELECT id FROM processed_events", vec![]).await?;
-    let ids: Vec<Uuid> = rows.iter().map(|row| row.uuid("id")).collect::<Result<_, _>>()?;
-    let distinct: BTreeSet<Uuid> = ids.iter().copied().collect();
-    let lost = seen.acknowledged.difference(&distinct).count();
-    let dead = count("SELECT COUNT(*) AS n FROM inbox_messages WHERE status = 'dead'").await?;
-    println!(
-        "{} acknowledged, {} refused, {} unanswered; {} rows, {lost} lost, {dead} dead",
-        seen.acknowledged.len(),
-        seen.refused,
-        seen.unanswered,
-        ids.len()
-    );
-    ensure!(lost == 0, "{lost} acknowledged events are not in processed_events");
-    ensure!(distinct.len() == ids.len(), "an event has two rows");
-    ensure!(dead == 0, "{dead} events are dead");
-    ensure!(
-        ids.len() as u64 <= seen.acknowledged.len() as u64 + seen.unanswered + seen.refused,
-        "rows nobody sent"
-    );
-    store.close().await;
-    Ok(())
+impl Client {
+    fn is_stopped(&self) -> bool {
+        *self.stopped.borrow()
+    }
+
+    async fn send_one(&self) {
+        let id = Uuid::now_v7();
+        let number = {
+            let mut seen = self.seen.lock().unwrap();
+            seen.sent.insert(id);
+            seen.sent.len()
+        };
+        while !self.post(id, number).await && !self.is_stopped() {
+            // A pause that the stop ends.
+            drop(tokio::time::timeout(PAUSE, self.stopped.clone().wait_for(|&stop| stop)).await);
+        }
+    }
+
+    /// Whether it was acknowledged.
+    async fn post(&self, id: Uuid, number: usize) -> bool {
+        let base = self.address.borrow().clone();
+        let (path, body) = match self.kind {
+            Kind::Event => (
+                "/api/events",
+                json!({"user_id": id, "event_type": "torture", "message": "still there?", "event_id": id}),
+            ),
+            Kind::Order => (
+                "/api/v1/orders",
+                json!({"orderId": id, "userId": "user-456", "totalAmount": "99.99", "idempotencyKey": id, "items": []}),
+            ),
+            Kind::Message => (
+                "/api/v1/messages/send",
+                json!({"sender": self.sender, "content": format!("{number} {id}")}),
+            ),
+        };
+        let mut request = self.http.post(format!("{base}{path}")).json(&body);
+        if self.kind == Kind::Message {
+            request = request.header("Idempotency-Key", id.to_string());
+        }
+        let answer = request.send().await;
+        let mut seen = self.seen.lock().unwrap();
+        match answer {
+            Ok(answer) if answer.status().is_success() => {
+                seen.acknowledged.insert(id);
+                return true;
+            }
+            // The request before, whose answer did not come, is still at work under the same key.
+            Ok(answer) if answer.status() == 409 && self.kind != Kind::Event => seen.refused += 1,
+            Ok(answer) => {
+                assert_eq!(answer.status(), 503, "only 'not now' may be refused with");
+                assert!(answer.headers().contains_key("retry-after"));
+                seen.refused += 1;
+            }
+            Err(_no_answer) => seen.unanswered += 1,
+        }
+        false
+    }
 }

@@ -7,7 +7,8 @@ use posthaste_testkit::TestDatabase;
 use posthaste_testkit::servers::{PrivateMysql, PrivatePostgres};
 use posthaste_testkit::wait_until;
 
-use crate::load::{Load, expect_all_processed};
+use crate::expect_rows::expect_all_processed;
+use crate::load::Load;
 use crate::process::Posthaste;
 
 /// How long the database stays away: longer than leases and connection time-outs last.

@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use posthaste_testkit::servers::PostgresUrl;
 use posthaste_testkit::{Cut, Direction, Fault, FaultProxy, TestDatabase, wait_until};
 
-use crate::load::{Load, expect_all_processed};
+use crate::expect_rows::expect_all_processed;
+use crate::load::Load;
 use crate::process::Posthaste;
 
 /// How long nothing arrives.

@@ -1,9 +1,32 @@
-//! The binary under load while it or its database is killed: every acknowledged event ends as one row.
+//! The binary under load while it, its database, its broker or the way to them fails: everything acknowledged ends as
+//! one row.
 
+mod expect_rows;
 mod load;
 mod process;
 
+mod break_links;
 mod kill_process;
+mod kill_roles;
+mod lose_broker;
 mod lose_database;
+mod lose_kafka;
 mod lose_network;
+mod run_roles;
 mod run_two_processes;
+mod start_before_servers;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Servers of one's own and half a dozen processes take a machine for themselves.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Runs a test of which only one may run at a time, and gives it up after `limit`.
+async fn alone(limit: Duration, test: impl Future<Output = Result<()>>) -> Result<()> {
+    let turn = ALONE.lock().await;
+    let done = tokio::time::timeout(limit, test).await;
+    drop(turn);
+    done.with_context(|| format!("not done within {limit:?}"))?
+}

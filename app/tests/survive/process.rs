@@ -9,6 +9,9 @@ use anyhow::{Context, Result, ensure};
 use posthaste_testkit::wait_until;
 use tokio::process::{Child, Command};
 
+/// A start, or the healing of what was broken, takes no longer.
+const ANSWERS: Duration = Duration::from_secs(60);
+
 /// A running posthaste; killed when dropped.
 pub struct Posthaste {
     child: Child,
@@ -18,39 +21,49 @@ pub struct Posthaste {
 impl Posthaste {
     /// Starts `posthaste serve --migrate` in `folder` on `database` and waits until it is ready.
     pub async fn start(folder: &Path, database: &str) -> Result<Self> {
+        let running = Self::spawn(folder, &[], &[("DATABASE_URL", database)])?;
+        running.answers("/readyz", 200).await?;
+        Ok(running)
+    }
+
+    /// Starts `posthaste serve --migrate` with more arguments and settings, and waits for nothing.
+    pub fn spawn(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Result<Self> {
         let port = free_port()?;
         let child = Command::new(env!("CARGO_BIN_EXE_posthaste"))
             .args(["serve", "--migrate"])
+            .args(arguments)
             .current_dir(folder)
             .env_clear()
             .env("PATH", std::env::var("PATH").unwrap_or_default())
             .env("PORT", port.to_string())
-            .env("DATABASE_URL", database)
             .env(
                 "LOG_LEVEL",
                 std::env::var("LOG_LEVEL").unwrap_or_else(|_| "error".to_owned()),
             )
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .context("the posthaste binary does not start")?;
-        let running = Self {
+        Ok(Self {
             child,
             base: format!("http://127.0.0.1:{port}"),
-        };
-        let ready = format!("{}/readyz", running.base);
-        let client = reqwest::Client::new();
-        wait_until("posthaste to be ready", Duration::from_secs(30), || async {
-            client
-                .get(&ready)
-                .send()
-                .await
-                .is_ok_and(|answer| answer.status() == 200)
-                .then_some(())
         })
-        .await?;
-        Ok(running)
+    }
+
+    /// Waits until `path` answers with `status`; that answer.
+    pub async fn answers(&self, path: &str, status: u16) -> Result<String> {
+        let url = format!("{}{path}", self.base);
+        let client = reqwest::Client::new();
+        wait_until(&format!("{path} to say {status}"), ANSWERS, || async {
+            let answer = client.get(&url).send().await.ok()?;
+            if answer.status() != status {
+                return None;
+            }
+            answer.text().await.ok()
+        })
+        .await
     }
 
     /// SIGKILL.

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use posthaste_testkit::TestDatabase;
 
-use crate::load::{Load, expect_all_processed};
+use crate::expect_rows::expect_all_processed;
+use crate::load::Load;
 use crate::process::Posthaste;
 
 async fn one_dies(database: &str) -> Result<()> {
