@@ -135,6 +135,12 @@ impl Health {
         self.0.databases[at].migrated.store(true, Ordering::Release);
     }
 
+    /// Whether the schemas of all databases are complete, as far as is known.
+    pub fn is_migrated(&self) -> bool {
+        let mut probes = self.0.databases.iter();
+        probes.all(|probe| probe.migrated.load(Ordering::Acquire))
+    }
+
     /// The process is stopping.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);

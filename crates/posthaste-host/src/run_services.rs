@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::middleware::from_fn_with_state;
 use futures_util::future::join_all;
 use posthaste::failure::chain;
 use posthaste::store::MigrateError;
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::await_schema;
 use crate::config::{Config, ConfigErrors};
 use crate::health::{Health, Watched};
 use crate::http;
@@ -134,6 +136,7 @@ impl Host {
                 .set(1.0);
             host.tasks.spawn(metrics.clone().keep_flat(host.stop.clone()));
         }
+        let come_again = from_fn_with_state(health.clone(), await_schema::ask_to_come_again);
         let system = system_routes::routes(System {
             service: title.clone(),
             version,
@@ -141,7 +144,7 @@ impl Host {
             metrics,
             stores,
         });
-        let router = http::app(&title, version, routes, system);
+        let router = http::app(&title, version, routes.layer(come_again), system);
         host.server
             .spawn(http::serve(listener, router, host.stop.clone(), DRAIN));
         Ok(host)

@@ -11,17 +11,8 @@ use crate::ledger_service::{LIMIT, config, get, send, start};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn starts_without_its_database_and_works_once_it_comes() -> Result<()> {
     let database = TestDatabase::postgres().await?;
-    let real: url::Url = database.url().parse()?;
-    let target = format!("{}:{}", real.host_str().context("host")?, real.port().unwrap_or(5432));
-    // A port that is reserved for us and does not listen: connections are refused.
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind("127.0.0.1:0".parse()?)?;
-    let mut away = real.clone();
-    away.set_host(Some("127.0.0.1"))?;
-    ensure!(away.set_port(Some(socket.local_addr()?.port())).is_ok(), "port");
-
-    let mut config = config(&[("DATABASE_URL", away.as_str())])?;
+    let Away { url, socket, target } = Away::of(&database)?;
+    let mut config = config(&[("DATABASE_URL", url.as_str())])?;
     config.migrate = true;
     let host = start(&config).await?;
     let (status, _, body) = get(&host, "/readyz").await?;
@@ -49,6 +40,47 @@ async fn starts_without_its_database_and_works_once_it_comes() -> Result<()> {
     })
     .await?;
     store.close().await;
+    host.stop().await;
+    forwarding.abort();
+    database.finish().await
+}
+
+/// A database behind a port that is reserved for us and does not listen: connections are refused.
+struct Away {
+    url: url::Url,
+    socket: TcpSocket,
+    target: String,
+}
+
+impl Away {
+    fn of(database: &TestDatabase) -> Result<Self> {
+        let mut url: url::Url = database.url().parse()?;
+        let target = format!("{}:{}", url.host_str().context("host")?, url.port().unwrap_or(5432));
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind("127.0.0.1:0".parse()?)?;
+        url.set_host(Some("127.0.0.1"))?;
+        ensure!(url.set_port(Some(socket.local_addr()?.port())).is_ok(), "port");
+        Ok(Self { url, socket, target })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asks_clients_to_come_again_while_tables_are_missing() -> Result<()> {
+    let database = TestDatabase::postgres().await?;
+    let Away { url, socket, target } = Away::of(&database)?;
+    // Nobody completes the schema.
+    let host = start(&config(&[("DATABASE_URL", url.as_str())])?).await?;
+    let forwarding = tokio::spawn(forward(socket.listen(64)?, target));
+    wait_until("the database to be there", LIMIT, || async {
+        let (_, _, body) = get(&host, "/health").await.ok()?;
+        body.contains(r#""db":"connected""#).then_some(())
+    })
+    .await?;
+    let (status, _, body) = send(&host, Method::POST, "/book/early").await?;
+    ensure!(status == 503, "{status} {body}");
+    let (status, _, body) = get(&host, "/readyz").await?;
+    ensure!(status == 503, "{status} {body}");
     host.stop().await;
     forwarding.abort();
     database.finish().await
