@@ -77,7 +77,7 @@ system() {
         check 0 "alive" '^200$' "curl -s -o /dev/null -w '%{http_code}' $service/livez"
         check 0 "its description" '"openapi":"3\.1' "curl -s $service/openapi.json | head -c 300"
         check 0 "the page to try it out" '^200$' "curl -s -o /dev/null -w '%{http_code}' $service/docs"
-        check 0 "figures" 'posthaste_|http_' "curl -s $service/metrics | grep -v '^#' | head -n 5"
+        check 0 "figures" 'posthaste_db_up.* 1' "curl -s $service/metrics | grep '^posthaste_' | head -n 5"
     done
     check 0 "RabbitMQ's page" '<title>RabbitMQ' "curl -s $RABBITMQ/ | head -n 12"
     check 0 "RabbitMQ's queues" 'notification_events' "curl -s -u \"\$RABBITMQ_LOGIN\" $RABBITMQ/api/queues | tr ',' '\n' | grep '\"name\"'"
