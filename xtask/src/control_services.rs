@@ -9,24 +9,24 @@ use posthaste_testkit::servers::{self, Server};
 pub enum Command {
     /// Start the named servers (all of them without a name) and leave them running
     Up {
-        /// postgres, mysql, rabbitmq, kafka
+        /// postgres, mysql, rabbitmq, kafka, redis
         names: Vec<String>,
     },
     /// Stop all of them and remove their data
     Down,
     /// Stop one in good order; its data stays
     Stop {
-        /// postgres, mysql, rabbitmq, kafka
+        /// postgres, mysql, rabbitmq, kafka, redis
         name: String,
     },
     /// Start one
     Start {
-        /// postgres, mysql, rabbitmq, kafka
+        /// postgres, mysql, rabbitmq, kafka, redis
         name: String,
     },
     /// Kill all processes of one at once, as a power failure would
     Kill {
-        /// postgres, mysql, rabbitmq, kafka
+        /// postgres, mysql, rabbitmq, kafka, redis
         name: String,
     },
     /// Print the variables of those that run, for `eval "$(cargo xtask services env)"`
@@ -104,7 +104,7 @@ mod tests {
             selection(&["postgers".to_owned()])
                 .unwrap_err()
                 .to_string()
-                .contains("known: postgres, mysql, rabbitmq, kafka")
+                .contains("known: postgres, mysql, rabbitmq, kafka, redis")
         );
     }
 }

@@ -1,9 +1,9 @@
 //! Real servers for tests, on private ports under `target/servers/`.
 //!
-//! [`postgres`], [`mysql`], [`rabbitmq`] and [`kafka`] hand out the servers that all tests share, from `POSTGRES_URL`
+//! [`postgres`], [`mysql`], [`rabbitmq`], [`kafka`] and [`redis`] hand out the servers that all tests share, from `POSTGRES_URL`
 //! and so on when those are set (as `cargo xtask test` does) and started on the spot otherwise; they then run until
 //! `cargo xtask services down`. A test that needs to break its server takes a [`PrivatePostgres`], [`PrivateMysql`],
-//! [`PrivateRabbitmq`] or [`PrivateKafka`].
+//! [`PrivateRabbitmq`], [`PrivateKafka`] or [`PrivateRedis`].
 
 mod find_kafka;
 mod find_mysql;
@@ -18,7 +18,9 @@ mod private_kafka;
 mod private_mysql;
 mod private_postgres;
 mod private_rabbitmq;
+mod private_redis;
 mod rabbitmq_node;
+mod redis_server;
 mod remove_orphans;
 pub mod test_database;
 
@@ -32,9 +34,11 @@ pub use private_kafka::{PrivateKafka, kafka_tool};
 pub use private_mysql::PrivateMysql;
 pub use private_postgres::PrivatePostgres;
 pub use private_rabbitmq::PrivateRabbitmq;
+pub use private_redis::PrivateRedis;
 
 use postgres_instance::{Instance, Shutdown};
 use rabbitmq_node::Node;
+use redis_server::RedisServer;
 
 /// Ports from here up are tried. Below 32768, where the kernel takes the ports of outgoing connections:
 /// a client that keeps reconnecting to a stopped server could otherwise be given that very port.
@@ -46,6 +50,7 @@ const KAFKA_PORT: u16 = 27192;
 /// The variable that names the Kafka cluster to test with, `host:port`.
 pub const KAFKA_BOOTSTRAP_SERVERS: &str = "KAFKA_BOOTSTRAP_SERVERS";
 const MYSQL_PORT: u16 = 23306;
+const REDIS_PORT: u16 = 26379;
 
 /// The variable that names the PostgreSQL server to test with.
 pub const POSTGRES_URL: &str = "POSTGRES_URL";
@@ -54,6 +59,8 @@ pub const AMQP_URL: &str = "AMQP_URL";
 
 /// The variable that names the MariaDB or MySQL server to test with.
 pub const MYSQL_URL: &str = "MYSQL_URL";
+/// The variable that names the Redis server to test with.
+pub const REDIS_URL: &str = "REDIS_URL";
 
 /// The URL of a PostgreSQL server and of one database on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,6 +178,21 @@ fn shared_mysql() -> Result<mysql_instance::Instance> {
     mysql_instance::Instance::at(places::servers_directory()?.join("mysql"))
 }
 
+/// The Redis server that all tests share. It must not be stopped: other tests run on it.
+///
+/// # Errors
+/// When `REDIS_URL` is unset and the server cannot be installed or started; says what is missing.
+pub fn redis() -> Result<String> {
+    match std::env::var(REDIS_URL) {
+        Ok(url) if !url.is_empty() => Ok(url),
+        _ => Ok(shared_redis()?.start(REDIS_PORT)?.0),
+    }
+}
+
+fn shared_redis() -> Result<RedisServer> {
+    RedisServer::at(places::servers_directory()?.join("redis"))
+}
+
 /// The servers that the tests can need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
@@ -182,11 +204,13 @@ pub enum Server {
     Rabbitmq,
     /// MariaDB 10.6 or later.
     Mysql,
+    /// Redis 6 or later.
+    Redis,
 }
 
 impl Server {
     /// All of them, in the order they are started.
-    pub const ALL: [Self; 4] = [Self::Postgres, Self::Mysql, Self::Rabbitmq, Self::Kafka];
+    pub const ALL: [Self; 5] = [Self::Postgres, Self::Mysql, Self::Rabbitmq, Self::Kafka, Self::Redis];
 
     /// What the command line calls it.
     pub fn name(self) -> &'static str {
@@ -195,6 +219,7 @@ impl Server {
             Self::Kafka => "kafka",
             Self::Rabbitmq => "rabbitmq",
             Self::Mysql => "mysql",
+            Self::Redis => "redis",
         }
     }
 
@@ -210,6 +235,7 @@ impl Server {
             Self::Kafka => KAFKA_BOOTSTRAP_SERVERS,
             Self::Rabbitmq => AMQP_URL,
             Self::Mysql => MYSQL_URL,
+            Self::Redis => REDIS_URL,
         }
     }
 
@@ -244,6 +270,10 @@ impl Server {
                     was_running: running.was_running,
                 })
             }
+            Self::Redis => {
+                let (url, was_running) = shared_redis()?.start(REDIS_PORT)?;
+                Ok(Started { url, was_running })
+            }
         }
     }
 
@@ -257,6 +287,7 @@ impl Server {
             Self::Kafka => shared_kafka()?.running(),
             Self::Rabbitmq => Ok(shared_rabbitmq()?.running()?.map(rabbitmq_url)),
             Self::Mysql => Ok(shared_mysql()?.running()?.map(String::from)),
+            Self::Redis => shared_redis()?.running(),
         }
     }
 
@@ -270,6 +301,7 @@ impl Server {
             Self::Kafka => shared_kafka()?.stop(),
             Self::Rabbitmq => shared_rabbitmq()?.stop(),
             Self::Mysql => shared_mysql()?.stop(mysql_instance::Signal::Term),
+            Self::Redis => shared_redis()?.stop("TERM"),
         }
     }
 
@@ -283,6 +315,7 @@ impl Server {
             Self::Kafka => shared_kafka()?.kill9(),
             Self::Rabbitmq => shared_rabbitmq()?.kill9(),
             Self::Mysql => shared_mysql()?.stop(mysql_instance::Signal::Kill),
+            Self::Redis => shared_redis()?.stop("KILL"),
         }
     }
 
@@ -307,6 +340,10 @@ impl Server {
             Self::Mysql => {
                 private_mysql::remove_orphans()?;
                 shared_mysql()?.remove()
+            }
+            Self::Redis => {
+                private_redis::remove_orphans()?;
+                shared_redis()?.remove()
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,8 @@ use crate::store::inbox_rows::{self as inbox, Fate};
 use crate::store::{Dialect, Store, StoreError};
 use crate::telemetry::metric;
 
+/// Longest pause between two batches.
+const BREATH: Duration = Duration::from_millis(5);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 /// The cause of a message that came, or came to its turn, too late.
@@ -72,14 +74,26 @@ impl Consumer {
                 () = stop.cancelled() => return,
                 received = receiver.receive(self.subscription.batch) => received,
             };
-            let result = match received {
-                Ok(deliveries) => self.process(receiver, deliveries).await,
-                Err(error) => Err(error.into()),
+            let started = Instant::now();
+            let (emptied, result) = match received {
+                Ok(deliveries) => {
+                    let emptied = deliveries.len() < self.subscription.batch;
+                    (emptied, self.process(receiver, deliveries).await)
+                }
+                Err(error) => (false, Err(error.into())),
             };
             match result {
                 Ok(()) => {
                     receiver.settled();
                     failures = 0;
+                    if emptied && receiver.shares_database() {
+                        // As long a pause as the batch took leaves the database half of the time to whoever
+                        // publishes, and makes the next batch the larger.
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            () = tokio::time::sleep(started.elapsed().min(BREATH)) => {}
+                        }
+                    }
                 }
                 Err(reason) => {
                     receiver.abandon();

@@ -160,7 +160,7 @@ impl Keeper {
         }
         let started = Instant::now();
         lease_rows::renew(&self.store, self.owner, self.ttl).await?;
-        let found = lease_rows::scopes(&self.store, self.owner, scopes).await?;
+        let (found, wake) = lease_rows::scopes(&self.store, self.owner, scopes).await?;
         for (name, scope) in found {
             let slots = self.share(&name, scope).await?;
             if !self.show(&name, slots, started + self.ttl * 8 / 10) {
@@ -169,7 +169,6 @@ impl Keeper {
             }
         }
         // Rows that no signal announced: another process's on SQLite, a lost NOTIFY.
-        let wake = lease_rows::waiting(&self.store).await?;
         self.store.signals().ring_here(wake);
         Ok(())
     }

@@ -3,4 +3,5 @@
 mod configuration;
 mod ledger_service;
 mod start_and_stop;
+mod use_redis;
 mod wait_for_database;

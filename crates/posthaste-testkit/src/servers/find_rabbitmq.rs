@@ -1,11 +1,11 @@
 //! RabbitMQ's programs: where they are, and how they come to be there.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use super::install_package::as_root;
+use super::install_package;
 use super::places;
 
 const NEEDED: [&str; 2] = ["rabbitmq-server", "rabbitmqctl"];
@@ -30,7 +30,7 @@ pub(super) fn programs() -> Result<PathBuf> {
     if let Some(found) = installed() {
         return Ok(found);
     }
-    install().context(ADVICE)?;
+    install_package::install(&["rabbitmq-server"]).context(ADVICE)?;
     installed().context(ADVICE)
 }
 
@@ -39,19 +39,4 @@ fn installed() -> Option<PathBuf> {
     std::iter::once(PathBuf::from(PACKAGED))
         .chain(std::env::split_paths(&path))
         .find(|directory| NEEDED.iter().all(|program| directory.join(program).is_file()))
-}
-
-/// Installs the package without the server that it would start on port 5672.
-fn install() -> Result<()> {
-    if !Path::new("/usr/bin/apt-get").exists() {
-        bail!("there is no apt-get here");
-    }
-    eprintln!("RabbitMQ is missing: installing it with apt-get");
-    as_root(&["apt-get", "update", "-q"])?;
-    // Packages ask this file whether they may start what they bring.
-    let quietly = "policy=/usr/sbin/policy-rc.d; own=; \
-        if [ ! -e $policy ]; then printf '#!/bin/sh\\nexit 101\\n' > $policy && chmod +x $policy && own=1; fi; \
-        apt-get install -q -y --no-install-recommends rabbitmq-server; status=$?; \
-        if [ -n \"$own\" ]; then rm -f $policy; fi; exit $status";
-    as_root(&["sh", "-c", quietly])
 }

@@ -209,6 +209,11 @@ impl Receiver {
         }
     }
 
+    /// Whether its queue lies in the database that the effects are written to.
+    pub fn shares_database(&self) -> bool {
+        matches!(self, Self::Sql(_))
+    }
+
     /// Everything received has been settled.
     pub fn settled(&mut self) {
         if let Self::Sql(receiver) = self {

@@ -11,8 +11,9 @@ use super::{Dialect, StoreError, Tx};
 /// Most bytes of texts and blobs in one statement: MariaDB takes 16 MiB where nobody told it otherwise.
 const BYTES: usize = 8 << 20;
 
-/// Each row count is another SQL text to parse and prepare, so only these are used.
-const CHUNKS: [usize; 10] = [500, 256, 128, 64, 32, 16, 8, 4, 2, 1];
+/// Each row count is another SQL text to parse, prepare and keep, so only these are used, and every one up to the
+/// last: what few callers share a commit goes in one statement.
+const CHUNKS: [usize; 5] = [500, 256, 128, 64, 32];
 
 /// A column to insert into.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +135,7 @@ impl Insert {
         let mut rows = VecDeque::from(rows);
         while !rows.is_empty() {
             let fit = fitting(&rows);
-            let chunk = CHUNKS.into_iter().find(|chunk| *chunk <= fit).unwrap_or(1);
+            let chunk = CHUNKS.into_iter().find(|chunk| *chunk <= fit).unwrap_or(fit);
             let part: Vec<Vec<Value>> = rows.drain(..chunk).collect();
             if !self.returns_by_itself(tx.dialect()) {
                 self.try_halves(tx, part, &mut new).await?;

@@ -72,12 +72,19 @@ pub(crate) struct Scope {
     pub open: Vec<i64>,
 }
 
+/// What this process sees of the scopes `names`, and which loops have rows waiting.
 pub(crate) async fn scopes(
     store: &Store,
     owner: Uuid,
     names: Vec<String>,
-) -> Result<BTreeMap<String, Scope>, StoreError> {
-    let sql = "SELECT scope, slot, owner, epoch, CASE WHEN expires_at > {now} THEN 0 ELSE 1 END AS expired \
+) -> Result<(BTreeMap<String, Scope>, Wake), StoreError> {
+    // One statement for both: an idle process asks nothing else.
+    let sql = "SELECT scope, slot, owner, epoch, CASE WHEN expires_at > {now} THEN 0 ELSE 1 END AS expired, \
+        CASE WHEN EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at IS NULL) \
+            OR EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at <= {clock}) \
+            THEN 1 ELSE 0 END AS outbox, \
+        CASE WHEN EXISTS (SELECT 1 FROM queue_messages) THEN 1 ELSE 0 END AS queue, \
+        CASE WHEN EXISTS (SELECT 1 FROM inbox_messages WHERE status = 'parked' AND due_at <= {clock}) THEN 1 ELSE 0 END AS parked \
         FROM leases WHERE scope {in:$1} ORDER BY scope, slot";
     let rows = store.query(sql, vec![store.dialect().texts(names.clone())]).await?;
     let mut found: BTreeMap<String, Scope> = names.into_iter().map(|name| (name, Scope::default())).collect();
@@ -101,7 +108,16 @@ pub(crate) async fn scopes(
             scope.open.push(slot);
         }
     }
-    Ok(found)
+    let is = |row: &Row, column: &str| Ok::<bool, StoreError>(row.get::<i32>(column)? == 1);
+    let wake = match rows.first() {
+        Some(row) => Wake {
+            outbox: is(row, "outbox")?,
+            queue: is(row, "queue")?,
+            parked: is(row, "parked")?,
+        },
+        None => Wake::ALL,
+    };
+    Ok((found, wake))
 }
 
 /// Makes this process a member of `scope`, and the scope's slots if it is new.
@@ -178,24 +194,4 @@ pub(crate) async fn leave(store: &Store, scope: &str, owner: Uuid) -> Result<(),
     let sql = "DELETE FROM leases WHERE scope = $1 AND slot = $2";
     tx.execute(sql, vec![scope.into(), member_slot(owner).into()]).await?;
     tx.commit().await
-}
-
-/// Which loops have rows waiting.
-pub(crate) async fn waiting(store: &Store) -> Result<Wake, StoreError> {
-    let sql = "SELECT \
-        CASE WHEN EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at IS NULL) \
-            OR EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at <= {clock}) \
-            THEN 1 ELSE 0 END AS outbox, \
-        CASE WHEN EXISTS (SELECT 1 FROM queue_messages) THEN 1 ELSE 0 END AS queue, \
-        CASE WHEN EXISTS (SELECT 1 FROM inbox_messages WHERE status = 'parked' AND due_at <= {clock}) THEN 1 ELSE 0 END AS parked";
-    let rows = store.query(sql, vec![]).await?;
-    let Some(row) = rows.first() else {
-        return Ok(Wake::default());
-    };
-    let is = |column: &str| Ok::<bool, StoreError>(row.get::<i32>(column)? == 1);
-    Ok(Wake {
-        outbox: is("outbox")?,
-        queue: is("queue")?,
-        parked: is("parked")?,
-    })
 }

@@ -6,6 +6,7 @@
 pub(crate) mod backlog_rows;
 pub(crate) mod dead_letter_rows;
 mod dialect;
+mod gate;
 pub(crate) mod idempotency_rows;
 pub(crate) mod inbox_rows;
 mod insert;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement, TransactionTrait, Value};
 
 pub use dialect::Dialect;
+use gate::Gate;
 pub use insert::{Column, Insert, OnConflict};
 pub use migrate::{MigrateError, Migration, MigrationState, Sql};
 pub use row::Row;
@@ -143,6 +145,7 @@ struct Inner {
     dialect: Dialect,
     display: String,
     options: StoreOptions,
+    gate: Gate,
     signals: Signals,
     keeper: KeeperSlot,
 }
@@ -189,6 +192,7 @@ impl Store {
             dialect,
             display: mask(url),
             options,
+            gate: Gate::default(),
             signals,
             keeper: KeeperSlot::default(),
         })))
@@ -219,8 +223,13 @@ impl Store {
     /// otherwise leave an open transaction in the pool (sqlx #4385).
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Deadline`] while the database is away.
+    /// [`StoreError::Unavailable`] or [`StoreError::Deadline`] while the database is away; at once when another
+    /// caller is finding that out already.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
+        let Some(pass) = self.0.gate.enter() else {
+            let away = "the database was away just now".to_owned();
+            return Err(StoreError::Unavailable(DbErr::Custom(away)));
+        };
         let inner = self.0.clone();
         let started = Instant::now();
         let limit = inner.options.acquire + BEGIN_DEADLINE;
@@ -234,10 +243,9 @@ impl Store {
                 }
             }
         });
-        let tx = match begun.await {
-            Ok(result) => result.inspect_err(|_| metrics::counter!(metric::POOL_TIMEOUTS).increment(1))?,
-            Err(_stopped) => return Err(StoreError::Stopped),
-        };
+        let begun = begun.await.unwrap_or(Err(StoreError::Stopped));
+        pass.found(!matches!(&begun, Err(error) if error.is_unavailable()));
+        let tx = begun.inspect_err(|_| metrics::counter!(metric::POOL_TIMEOUTS).increment(1))?;
         metrics::histogram!(metric::POOL_WAIT).record(started.elapsed());
         Ok(Tx {
             tx,

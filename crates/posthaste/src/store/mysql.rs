@@ -25,7 +25,7 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         .no_engine_substitution(false)
         .timezone(Some("+00:00".to_owned()))
         .charset("utf8mb4")
-        .statement_cache_capacity(256)
+        .statement_cache_capacity(512)
         .disable_statement_logging();
     let pool = MySqlPoolOptions::new()
         .max_connections(options.connections)

@@ -18,7 +18,7 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
     let connect = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Url(format!("{} is no PostgreSQL URL: {error}", mask(url))))?
         .application_name("posthaste")
-        .statement_cache_capacity(256)
+        .statement_cache_capacity(512)
         // The server ends what our own deadline has given up on, so that no lock outlives it.
         .options([
             ("statement_timeout", "30s"),

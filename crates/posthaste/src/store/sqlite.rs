@@ -35,7 +35,7 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         .pragma("cache_size", "-16384")
         .pragma("wal_autocheckpoint", "4000")
         .pragma("journal_size_limit", "67108864")
-        .statement_cache_capacity(256)
+        .statement_cache_capacity(512)
         .disable_statement_logging();
     // One writer: SQLite has one write lock anyway, and waiting in our queue is fair where its busy handler is not.
     let writer = SqlitePoolOptions::new()
