@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::measure_idle::Idle;
 use super::measure_latency::Latency;
+use super::measure_rabbitmq;
 use super::measure_sends::Sends;
 use super::print_figures::{Figures, bound, head, rate};
 use super::read_rows::Raw;
@@ -78,6 +79,16 @@ pub async fn measure(binary: &Path, quick: bool, only: &[String]) -> Result<()> 
             sends.repeat(binary, folder, requests).await?;
         }
         sends.print();
+    }
+    if wanted("A1") || wanted("C1") {
+        let backlog = if quick { 10_000 } else { 50_000 };
+        for kind in ["classic", "quorum"] {
+            let mut flows = measure_rabbitmq::Flows::default();
+            for _ in 0..repetitions {
+                flows.repeat(binary, folder, kind, backlog).await?;
+            }
+            flows.print(kind, wanted);
+        }
     }
     Ok(())
 }

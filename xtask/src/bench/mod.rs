@@ -2,10 +2,12 @@
 
 mod check_ids;
 mod describe_machine;
+mod drive_rabbitmq;
 mod echo_requests;
 mod measure_flows;
 mod measure_idle;
 mod measure_latency;
+mod measure_rabbitmq;
 mod measure_sends;
 mod print_figures;
 mod read_rows;
@@ -20,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 /// The rows' names.
-const ROWS: [&str; 8] = ["A2", "A3", "C3", "E2E", "G3", "L1", "S1", "S2"];
+const ROWS: [&str; 10] = ["A1", "A2", "A3", "C1", "C3", "E2E", "G3", "L1", "S1", "S2"];
 
 #[derive(Parser)]
 #[command(
@@ -31,7 +33,7 @@ struct Arguments {
     /// One repetition of fewer requests
     #[arg(long)]
     quick: bool,
-    /// Only these rows, of A2, A3, C3, E2E, G3, L1, S1, S2
+    /// Only these rows, of A1, A2, A3, C1, C3, E2E, G3, L1, S1, S2
     #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = ROWS)]
     only: Vec<String>,
     /// Measure this build of posthaste instead of making one
@@ -60,7 +62,7 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
         Some(path) => path.canonicalize().with_context(|| format!("no {}", path.display()))?,
         None => std::env::current_exe()?.with_file_name("posthaste"),
     };
-    let limit = Duration::from_secs(60 * if parsed.quick { 3 } else { 25 });
+    let limit = Duration::from_secs(60 * if parsed.quick { 6 } else { 25 });
     runtime.block_on(async {
         let measured = measure_flows::measure(&binary, parsed.quick, &parsed.only);
         let measured = tokio::time::timeout(limit, measured).await;

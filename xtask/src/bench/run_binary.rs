@@ -25,6 +25,20 @@ impl Running {
     /// # Errors
     /// When it does not start or is not ready in 30 s.
     pub async fn start(binary: &Path, arguments: &[&str], database: &str, folder: &Path) -> Result<Self> {
+        Self::start_over(binary, arguments, database, None, folder).await
+    }
+
+    /// The same, with `broker` as `BROKER_URL`; without one, its own default.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_over(
+        binary: &Path,
+        arguments: &[&str],
+        database: &str,
+        broker: Option<&str>,
+        folder: &Path,
+    ) -> Result<Self> {
         let port = free_port()?;
         // Its banner would stand between the rows.
         let told = folder.join(format!("{port}.log"));
@@ -37,6 +51,7 @@ impl Running {
             .env("PORT", port.to_string())
             .env("DATABASE_URL", database)
             .env("LOG_LEVEL", "error")
+            .envs(broker.map(|url| ("BROKER_URL", url)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
