@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use super::measure_idle::Idle;
 use super::measure_latency::Latency;
-use super::measure_rabbitmq;
+use super::measure_relay::Relayed;
 use super::measure_sends::Sends;
 use super::print_figures::{Figures, bound, head, rate};
 use super::read_rows::Raw;
 use super::run_binary::Running;
-use super::{check_ids, describe_machine, send_load};
+use super::{check_ids, describe_machine, measure_rabbitmq, send_load};
 
 /// Requests under way at once.
 pub const CONNECTIONS: usize = 32;
@@ -89,6 +89,15 @@ pub async fn measure(binary: &Path, quick: bool, only: &[String]) -> Result<()> 
             }
             flows.print(kind, wanted);
         }
+    }
+    if wanted("R1") {
+        let mut relayed = Relayed::default();
+        for _ in 0..repetitions {
+            relayed
+                .repeat(binary, folder, if quick { 10_000 } else { 50_000 })
+                .await?;
+        }
+        relayed.print();
     }
     Ok(())
 }

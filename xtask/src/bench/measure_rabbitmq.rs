@@ -15,7 +15,7 @@ use super::run_binary::Running;
 use super::{check_ids, drive_rabbitmq, send_load};
 
 /// Where its ports begin.
-const FIRST_PORT: u16 = 26_900;
+pub const FIRST_PORT: u16 = 26_900;
 
 /// Per second, on one kind of queue.
 #[derive(Default)]

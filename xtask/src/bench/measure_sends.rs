@@ -15,7 +15,8 @@ use super::print_figures::{Figures, rate};
 use super::run_binary::Running;
 use super::{check_ids, send_load};
 
-const PATH: &str = "/api/v1/messages/send";
+/// Where messages are sent.
+pub const PATH: &str = "/api/v1/messages/send";
 
 /// Answers and commits per second.
 #[derive(Default)]
@@ -49,11 +50,7 @@ impl Sends {
             .push(send_load::post(server.port, PATH, &bodies, CONNECTIONS).await?);
         await_stored(&mut connection, accepted.len()).await?;
         server.stop().await?;
-        let stored: Vec<String> = sqlx::query_scalar("SELECT content FROM messages")
-            .fetch_all(&mut connection)
-            .await?;
-        let stored = stored.iter().map(|content| Uuid::parse_str(content));
-        check_ids::check(&accepted, &stored.collect::<Result<Vec<_>, _>>()?)?;
+        check_stored(&mut connection, &accepted).await?;
         connection.close().await?;
         database.finish().await
     }
@@ -69,7 +66,7 @@ impl Sends {
 }
 
 /// Messages of a hundred senders; each one's text is an id of ours.
-fn messages(count: usize, accepted: &mut BTreeSet<Uuid>) -> Vec<String> {
+pub fn messages(count: usize, accepted: &mut BTreeSet<Uuid>) -> Vec<String> {
     let made = (0..count).map(|number| {
         let id = Uuid::now_v7();
         accepted.insert(id);
@@ -78,7 +75,17 @@ fn messages(count: usize, accepted: &mut BTreeSet<Uuid>) -> Vec<String> {
     made.collect()
 }
 
-async fn await_stored(connection: &mut PgConnection, expected: usize) -> Result<()> {
+/// Compares the texts of the stored messages with the ids that were `accepted`.
+pub async fn check_stored(connection: &mut PgConnection, accepted: &BTreeSet<Uuid>) -> Result<()> {
+    let stored: Vec<String> = sqlx::query_scalar("SELECT content FROM messages")
+        .fetch_all(connection)
+        .await?;
+    let stored = stored.iter().map(|content| Uuid::parse_str(content));
+    check_ids::check(accepted, &stored.collect::<Result<Vec<_>, _>>()?)
+}
+
+/// Waits until `expected` messages are stored.
+pub async fn await_stored(connection: &mut PgConnection, expected: usize) -> Result<()> {
     let start = Instant::now();
     loop {
         let stored = sqlx::query_scalar("SELECT COUNT(*) FROM messages").fetch_one(&mut *connection);

@@ -8,6 +8,7 @@ mod measure_flows;
 mod measure_idle;
 mod measure_latency;
 mod measure_rabbitmq;
+mod measure_relay;
 mod measure_sends;
 mod print_figures;
 mod read_rows;
@@ -22,7 +23,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 /// The rows' names.
-const ROWS: [&str; 10] = ["A1", "A2", "A3", "C1", "C3", "E2E", "G3", "L1", "S1", "S2"];
+const ROWS: [&str; 11] = ["A1", "A2", "A3", "C1", "C3", "E2E", "G3", "L1", "R1", "S1", "S2"];
 
 #[derive(Parser)]
 #[command(
@@ -33,7 +34,7 @@ struct Arguments {
     /// One repetition of fewer requests
     #[arg(long)]
     quick: bool,
-    /// Only these rows, of A1, A2, A3, C1, C3, E2E, G3, L1, S1, S2
+    /// Only these rows, of A1, A2, A3, C1, C3, E2E, G3, L1, R1, S1, S2
     #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = ROWS)]
     only: Vec<String>,
     /// Measure this build of posthaste instead of making one
