@@ -16,6 +16,7 @@ mod run_roles;
 mod run_two_processes;
 mod start_before_servers;
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -28,5 +29,10 @@ async fn alone(limit: Duration, test: impl Future<Output = Result<()>>) -> Resul
     let turn = ALONE.lock().await;
     let done = tokio::time::timeout(limit, test).await;
     drop(turn);
-    done.with_context(|| format!("not done within {limit:?}"))?
+    let done = done.with_context(|| format!("not done within {limit:?}")).flatten();
+    if let Err(error) = &done {
+        // Now and past the test harness, which shows it only after the last test.
+        writeln!(std::io::stderr(), "failed: {error:?}")?;
+    }
+    done
 }

@@ -1,6 +1,8 @@
 //! The real binary as a child process.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -12,10 +14,16 @@ use tokio::process::{Child, Command};
 /// A start, or the healing of what was broken, takes no longer.
 const ANSWERS: Duration = Duration::from_secs(60);
 
+/// How much of what a process said is shown of a test that failed.
+const LAST_WORDS: usize = 3_000;
+
 /// A running posthaste; killed when dropped.
 pub struct Posthaste {
     child: Child,
     pub base: String,
+    /// What it prints, with its log.
+    output: PathBuf,
+    ended: bool,
 }
 
 impl Posthaste {
@@ -29,6 +37,8 @@ impl Posthaste {
     /// Starts `posthaste serve --migrate` with more arguments and settings, and waits for nothing.
     pub fn spawn(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Result<Self> {
         let port = free_port()?;
+        let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("posthaste-{port}.log"));
+        let log = File::create(&output)?;
         let child = Command::new(env!("CARGO_BIN_EXE_posthaste"))
             .args(["serve", "--migrate"])
             .args(arguments)
@@ -38,17 +48,20 @@ impl Posthaste {
             .env("PORT", port.to_string())
             .env(
                 "LOG_LEVEL",
-                std::env::var("LOG_LEVEL").unwrap_or_else(|_| "error".to_owned()),
+                std::env::var("LOG_LEVEL").unwrap_or_else(|_| "warn".to_owned()),
             )
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .context("the posthaste binary does not start")?;
         Ok(Self {
             child,
             base: format!("http://127.0.0.1:{port}"),
+            output,
+            ended: false,
         })
     }
 
@@ -68,7 +81,9 @@ impl Posthaste {
 
     /// SIGKILL.
     pub async fn kill9(mut self) -> Result<()> {
-        self.child.kill().await.context("kill -9")
+        self.child.kill().await.context("kill -9")?;
+        self.ended = true;
+        Ok(())
     }
 
     /// SIGTERM; it has to exit with 0 in time.
@@ -80,7 +95,20 @@ impl Posthaste {
             .await
             .context("did not stop")??;
         ensure!(status.success(), "exit status {status}");
+        self.ended = true;
         Ok(())
+    }
+}
+
+/// One that no test ended saw its test fail: what it said last is shown at once, past the test harness.
+impl Drop for Posthaste {
+    fn drop(&mut self) {
+        if !self.ended {
+            let said = std::fs::read(&self.output).unwrap_or_default();
+            let last = String::from_utf8_lossy(&said[said.len().saturating_sub(LAST_WORDS)..]);
+            // Nobody could be told of a standard error that cannot be written.
+            drop(writeln!(std::io::stderr(), "{} said last:\n{last}", self.base));
+        }
     }
 }
 
