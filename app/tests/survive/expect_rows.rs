@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::load::{Kind, Seen};
 
 /// Includes the leases of those who were killed.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 
 const LEFT: &str = "SELECT (SELECT COUNT(*) FROM queue_messages) \
     + (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') \

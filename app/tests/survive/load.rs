@@ -96,7 +96,7 @@ impl Load {
 
     /// Waits until `more` further ones are acknowledged.
     pub async fn acknowledge(&self, more: usize) -> Result<()> {
-        self.reach(self.acknowledged() + more, Duration::from_secs(90)).await
+        self.reach(self.acknowledged() + more, Duration::from_secs(180)).await
     }
 
     /// Waits until `goal` are acknowledged in all.

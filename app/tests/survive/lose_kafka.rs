@@ -13,7 +13,7 @@ use crate::process::Posthaste;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_arrive_once_and_in_order() -> Result<()> {
-    alone(Duration::from_secs(600), async {
+    alone(Duration::from_secs(900), async {
         let kafka = PrivateKafka::prepare(27_780).await?;
         let database = TestDatabase::postgres().await?;
         let url = kafka.url();
@@ -44,7 +44,7 @@ async fn messages_arrive_once_and_in_order() -> Result<()> {
         load.acknowledge(300).await?;
 
         let seen = load.finish().await;
-        ensure!(seen.refused == 0, "Kafka's absence is nobody's business");
+        ensure!(seen.refused == 0, "{} refused; Kafka's absence is nobody's business", seen.refused);
         expect_rows(Kind::Message, database.url(), &seen).await?;
         expect_order_per_sender(database.url()).await?;
         for process in [api, other, third] {
