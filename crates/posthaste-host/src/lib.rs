@@ -1,5 +1,6 @@
 //! A process that runs services: configuration, HTTP, telemetry, health, start and stop.
 
+pub mod auth;
 mod await_schema;
 pub mod cli;
 pub mod config;

@@ -6,6 +6,7 @@ use posthaste::broker::BrokerError;
 use posthaste::store::Migration;
 use posthaste::{Broker, CORE_MIGRATIONS, Publisher, Store, StoreError, StoreOptions};
 
+use crate::auth::Guard;
 use crate::config::{Config, ConfigErrors};
 use crate::redis_cache::{CacheError, RedisCache};
 use crate::service::{Service, ServiceContext};
@@ -91,6 +92,7 @@ pub(crate) fn contexts(
         .get("REDIS_URL")
         .map(|url| RedisCache::open(&url))
         .transpose()?;
+    let guard = Guard::new(config.auth);
     let mut brokers: BTreeMap<(Option<usize>, String), Broker> = BTreeMap::new();
     let mut contexts = Vec::new();
     for service in services {
@@ -119,6 +121,7 @@ pub(crate) fn contexts(
                 broker,
                 cache: cache.clone(),
                 settings: config.settings.clone(),
+                guard: guard.clone(),
             });
         }
     }

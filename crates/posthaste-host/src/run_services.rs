@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::auth::accounts_over_http;
 use crate::await_schema;
 use crate::config::{Config, ConfigErrors};
 use crate::health::{Health, Watched};
@@ -105,10 +106,20 @@ impl Host {
             if config.roles.api {
                 routes = routes.merge(parts.routes);
             }
+            if let Some(verifier) = parts.verifier {
+                context.guard.learn(verifier);
+            }
             loops[number(&databases, service.name)].push(Loops {
                 context: context.clone(),
                 subscriptions: parts.subscriptions,
             });
+        }
+        if let Some(context) = contexts.first()
+            && config.roles.api
+            && context.guard.needs_verifier()
+        {
+            let verifier = accounts_over_http(&config.settings).map_err(ConfigErrors::from)?;
+            context.guard.learn(verifier);
         }
         let names: Vec<&str> = services.iter().map(|service| service.name).collect();
         let title = config.app_name(&names);

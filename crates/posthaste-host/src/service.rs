@@ -4,6 +4,7 @@ use posthaste::store::Migration;
 use posthaste::{Broker, Publisher, Store, Subscription};
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::auth::{Guard, Verifier};
 use crate::config::{ConfigError, Settings};
 use crate::redis_cache::RedisCache;
 
@@ -55,6 +56,15 @@ pub struct ServiceContext {
     pub publisher: Publisher,
     /// The settings of the process.
     pub settings: Settings,
+    pub(crate) guard: Guard,
+}
+
+impl ServiceContext {
+    /// The guard for routes that not everybody may use. Under `POSTHASTE_AUTH=enforced` a process in which a service
+    /// asks for it does not start without somebody who knows which tokens are good.
+    pub fn guard(&self) -> Guard {
+        self.guard.ask_for()
+    }
 }
 
 /// What a service consists of.
@@ -63,6 +73,8 @@ pub struct ServiceParts {
     pub routes: OpenApiRouter,
     /// Its handlers.
     pub subscriptions: Vec<Subscription>,
+    /// What tells good tokens from bad for the whole process; the accounts service has it.
+    pub verifier: Option<Verifier>,
 }
 
 impl ServiceParts {
@@ -71,6 +83,7 @@ impl ServiceParts {
         Self {
             routes,
             subscriptions: subscriptions.into_iter().collect(),
+            verifier: None,
         }
     }
 }

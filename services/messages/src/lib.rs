@@ -62,10 +62,7 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
         context: context.clone(),
         outbox,
     };
-    Ok(ServiceParts {
-        routes: routes(messages),
-        subscriptions: vec![stored(&group)],
-    })
+    Ok(ServiceParts::new(routes(messages), vec![stored(&group)]))
 }
 
 fn routes(messages: Messages) -> OpenApiRouter {

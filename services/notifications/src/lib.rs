@@ -45,10 +45,7 @@ const MIGRATIONS: &[Migration] = &[Migration {
 }];
 
 fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
-    Ok(ServiceParts {
-        routes: routes(context),
-        subscriptions: subscriptions(),
-    })
+    Ok(ServiceParts::new(routes(context), subscriptions()))
 }
 
 fn routes(context: &ServiceContext) -> OpenApiRouter {

@@ -92,10 +92,7 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
         context: context.clone(),
         queues,
     };
-    Ok(ServiceParts {
-        routes: routes(orders),
-        subscriptions: vec![processing],
-    })
+    Ok(ServiceParts::new(routes(orders), vec![processing]))
 }
 
 fn routes(orders: Orders) -> OpenApiRouter {

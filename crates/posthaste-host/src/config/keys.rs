@@ -1,6 +1,8 @@
 //! Every key that posthaste knows: the one list that the configuration, its checks and its
 //! documentation are made from.
 
+use super::token_keys::TOKEN_KEYS;
+
 /// What a value has to look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -47,7 +49,7 @@ pub struct Key {
     pub secret: bool,
 }
 
-const fn key(name: &'static str, default: Option<&'static str>, kind: Kind, meaning: &'static str) -> Key {
+pub(super) const fn key(name: &'static str, default: Option<&'static str>, kind: Kind, meaning: &'static str) -> Key {
     Key {
         name,
         default,
@@ -57,7 +59,12 @@ const fn key(name: &'static str, default: Option<&'static str>, kind: Kind, mean
     }
 }
 
-const fn secret(name: &'static str, default: Option<&'static str>, kind: Kind, meaning: &'static str) -> Key {
+pub(super) const fn secret(
+    name: &'static str,
+    default: Option<&'static str>,
+    kind: Kind,
+    meaning: &'static str,
+) -> Key {
     Key {
         name,
         default,
@@ -328,9 +335,14 @@ pub struct Named {
     pub key: Key,
 }
 
+/// The keys that do not belong to one service, in the order in which they are shown.
+pub(super) fn all() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().chain(TOKEN_KEYS)
+}
+
 /// All keys, those of `services` included.
 pub fn known(services: &[&str]) -> Vec<Named> {
-    let general = KEYS.iter().map(|key| Named {
+    let general = all().map(|key| Named {
         name: key.name.to_owned(),
         key: *key,
     });

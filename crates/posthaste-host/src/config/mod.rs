@@ -8,6 +8,7 @@ pub mod keys;
 mod nearest;
 pub mod show;
 mod sources;
+mod token_keys;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -85,7 +86,7 @@ impl Settings {
 }
 
 fn default_of(name: &str) -> Option<&'static str> {
-    keys::KEYS.iter().find(|key| key.name == name)?.default
+    keys::all().find(|key| key.name == name)?.default
 }
 
 /// Who may call the management routes.

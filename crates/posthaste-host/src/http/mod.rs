@@ -6,6 +6,7 @@
 mod app;
 mod body;
 mod catch_panic;
+mod client_address;
 mod explain_decode;
 mod guard_connection;
 mod idempotency;
@@ -21,6 +22,7 @@ mod validate;
 
 pub use app::app;
 pub use body::{ApiJson, ApiJsonRaw};
+pub use client_address::{ClientAddress, TrustedProxies};
 pub use idempotency::{IdempotencyKey, idempotent};
 pub use measure_request::{ACTIVE_REQUESTS, REQUEST_DURATION};
 pub use problem::ApiError;

@@ -11,6 +11,7 @@ use posthaste::{StoreError, correlation, failure};
 use serde::Serialize;
 
 use super::validate::FieldError;
+use crate::redis_cache::Limit;
 
 /// When a client may try again while something of ours is away.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -80,6 +81,23 @@ impl ApiError {
         Self::of(StatusCode::SERVICE_UNAVAILABLE)
             .detail(detail)
             .retry_after(TRY_AGAIN)
+    }
+
+    /// 429 with `Retry-After` and `RateLimit` headers: it has happened more often than `limit` allows, and may
+    /// happen again after `wait`.
+    pub fn too_many(limit: Limit, wait: Duration) -> Self {
+        let seconds = wait.as_secs_f64().ceil().max(1.0);
+        let mut error = Self::of(StatusCode::TOO_MANY_REQUESTS)
+            .detail("This happens too often.")
+            .retry_after(Duration::from_secs_f64(seconds));
+        let policy = format!("\"default\";q={};w={}", limit.most, limit.window.as_secs());
+        let left = format!("\"default\";r=0;t={seconds}");
+        for (name, text) in [("ratelimit-policy", policy), ("ratelimit", left)] {
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                error = error.header(HeaderName::from_static(name), value);
+            }
+        }
+        error
     }
 
     /// The fields of a request that are not as they should be.

@@ -27,6 +27,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+use super::client_address::Peer;
 use super::guard_connection::{Guarded, HEAD_LIMIT, HeadTimer, Watch};
 use super::problem::ApiError;
 use super::request_context::{RequestLimit, secure};
@@ -86,10 +87,10 @@ pub async fn serve_with(
             accepted = accept(&listener, &room) => accepted,
         };
         match accepted {
-            Ok((socket, permit)) => {
+            Ok((socket, peer, permit)) => {
                 let (router, stop) = (router.clone(), shutdown.child_token());
                 connections.spawn(async move {
-                    connection(socket, router, stop, limits).await;
+                    connection(socket, peer, router, stop, limits).await;
                     drop(permit);
                 });
             }
@@ -110,14 +111,17 @@ pub async fn serve_with(
     }
 }
 
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<(TcpStream, impl Drop + Send + use<>)> {
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, impl Drop + Send + use<>)> {
     let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (socket, _): (TcpStream, SocketAddr) = listener.accept().await?;
+    let (socket, peer): (TcpStream, SocketAddr) = listener.accept().await?;
     socket.set_nodelay(true)?;
-    Ok((socket, permit))
+    Ok((socket, peer, permit))
 }
 
-async fn connection(socket: TcpStream, router: Router, stop: CancellationToken, limits: Limits) {
+async fn connection(socket: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken, limits: Limits) {
     let watch = Arc::new(Watch::default());
     let timer = HeadTimer {
         watch: watch.clone(),
@@ -130,7 +134,12 @@ async fn connection(socket: TcpStream, router: Router, stop: CancellationToken, 
         stall: limits.stall,
         stalled: None,
     };
-    let door = Door { router, watch, limits };
+    let door = Door {
+        router,
+        watch,
+        limits,
+        peer: Peer(peer.ip()),
+    };
     let served = http1::Builder::new()
         .timer(timer)
         // The timer decides which limit holds; this only makes hyper ask it.
@@ -156,6 +165,7 @@ struct Door {
     router: Router,
     watch: Arc<Watch>,
     limits: Limits,
+    peer: Peer,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Door {
@@ -180,6 +190,7 @@ impl hyper::service::Service<Request<Incoming>> for Door {
                 late: None,
             })
         });
+        request.extensions_mut().insert(self.peer);
         if self.limits.request != RequestLimit::DEFAULT.0 {
             request.extensions_mut().insert(RequestLimit(self.limits.request));
         }

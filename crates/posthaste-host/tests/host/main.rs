@@ -1,6 +1,7 @@
 //! The process half of the host: configuration, start and stop, health, metrics.
 
 mod configuration;
+mod guard_routes;
 mod ledger_service;
 mod start_and_stop;
 mod use_redis;

@@ -1,0 +1,196 @@
+//! The guard in front of routes, and whom it lets in.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::{FromRef, FromRequestParts};
+use http::header::WWW_AUTHENTICATE;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use uuid::Uuid;
+
+use super::read_bearer::{Bearer, read_bearer};
+use super::{Principal, Refusal, Role, Verifier};
+use crate::config::Auth;
+use crate::http::ApiError;
+
+/// Stands in front of routes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Guard(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    auth: Auth,
+    verifier: OnceLock<Verifier>,
+    asked_for: AtomicBool,
+}
+
+impl Guard {
+    /// A guard that knows no tokens yet.
+    pub(crate) fn new(auth: Auth) -> Self {
+        Self(Arc::new(Inner {
+            auth,
+            verifier: OnceLock::new(),
+            asked_for: AtomicBool::new(false),
+        }))
+    }
+
+    /// Notes that a service has routes behind it.
+    pub(crate) fn ask_for(&self) -> Self {
+        self.0.asked_for.store(true, Ordering::Release);
+        self.clone()
+    }
+
+    /// From now on `verifier` says which tokens are good; the first one stays.
+    pub(crate) fn learn(&self, verifier: Verifier) {
+        self.0.verifier.get_or_init(|| verifier);
+    }
+
+    /// Whether tokens will come that it could not tell good from bad.
+    pub(crate) fn needs_verifier(&self) -> bool {
+        self.0.auth == Auth::Enforced && self.0.asked_for.load(Ordering::Acquire) && self.0.verifier.get().is_none()
+    }
+
+    /// Whether everybody may do what administrators may.
+    pub fn is_open(&self) -> bool {
+        self.0.auth == Auth::Open
+    }
+
+    async fn visitor(&self, headers: &HeaderMap) -> Result<Option<Principal>, ApiError> {
+        let token = match read_bearer(headers) {
+            Bearer::Absent => return Ok(None),
+            Bearer::NoToken => return Err(unauthorized("Bearer")),
+            Bearer::Unreadable => return Err(unauthorized(INVALID_TOKEN)),
+            Bearer::Token(token) => token,
+        };
+        let verified = match self.0.verifier.get() {
+            Some(verifier) => verifier.verify(token).await,
+            None => Err(Refusal::Unavailable),
+        };
+        match verified {
+            Ok(principal) => Ok(Some(principal)),
+            Err(Refusal::Invalid) => Err(unauthorized(INVALID_TOKEN)),
+            Err(Refusal::Unavailable) => Err(ApiError::unavailable("Tokens cannot be checked now.")),
+        }
+    }
+
+    async fn signed_in(&self, headers: &HeaderMap) -> Result<Principal, ApiError> {
+        self.visitor(headers).await?.ok_or_else(|| unauthorized("Bearer"))
+    }
+
+    async fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        if self.is_open() {
+            return Ok(Caller::Anybody);
+        }
+        self.signed_in(headers).await.map(Caller::User)
+    }
+}
+
+const INVALID_TOKEN: &str = "Bearer error=\"invalid_token\"";
+
+fn unauthorized(challenge: &'static str) -> ApiError {
+    ApiError::of(StatusCode::UNAUTHORIZED)
+        .detail("This needs a valid access token.")
+        .header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+}
+
+/// Who calls: anybody where the guard is open, else the user whose token came along (401 without).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Whoever reaches the listener; may do what an administrator may.
+    Anybody,
+    /// A user.
+    User(Principal),
+}
+
+impl Caller {
+    /// Whether it may do everything.
+    pub fn is_admin(&self) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::User(principal) => principal.role == Role::Admin,
+        }
+    }
+
+    /// The user, where there is one.
+    pub fn user_id(&self) -> Option<Uuid> {
+        match self {
+            Self::Anybody => None,
+            Self::User(principal) => Some(principal.user_id),
+        }
+    }
+
+    /// Whether it may see and change what belongs to `owner`. Where it may not, the right answer is the 404 of
+    /// something that does not exist.
+    pub fn may_see(&self, owner: Uuid) -> bool {
+        self.is_admin() || self.user_id() == Some(owner)
+    }
+}
+
+/// An administrator, or anybody where the guard is open; 403 for other users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin(pub Caller);
+
+/// A user; 401 without a token even where the guard is open, for routes that are about the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedIn(pub Principal);
+
+/// Whoever calls, token or not, for routes that say less to strangers; a bad token is a 401 all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Visitor(pub Option<Caller>);
+
+impl<S: Sync> FromRequestParts<S> for Caller
+where
+    Guard: FromRef<S>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        Guard::from_ref(state).caller(&parts.headers).await
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Admin
+where
+    Guard: FromRef<S>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let caller = Guard::from_ref(state).caller(&parts.headers).await?;
+        if caller.is_admin() {
+            return Ok(Self(caller));
+        }
+        let challenge = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
+        Err(ApiError::of(StatusCode::FORBIDDEN)
+            .detail("This is for administrators.")
+            .header(WWW_AUTHENTICATE, challenge))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for SignedIn
+where
+    Guard: FromRef<S>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        Guard::from_ref(state).signed_in(&parts.headers).await.map(Self)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Visitor
+where
+    Guard: FromRef<S>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let guard = Guard::from_ref(state);
+        if guard.is_open() {
+            return Ok(Self(Some(Caller::Anybody)));
+        }
+        let visitor = guard.visitor(&parts.headers).await?;
+        Ok(Self(visitor.map(Caller::User)))
+    }
+}
