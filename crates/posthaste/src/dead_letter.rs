@@ -95,6 +95,10 @@ pub async fn record(store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Most bytes of attributes and headers that go along with a copy: RabbitMQ has one frame for all of them, and a copy
+/// that it cannot carry would stay pending for ever. The dead letter itself keeps them.
+const COPIED: usize = 64 * 1024;
+
 /// Where a message stood when it was given up.
 pub(crate) enum Origin {
     /// It came from the transport and is new to the inbox.
@@ -137,7 +141,11 @@ pub(crate) async fn bury(
     );
     let mut told = Vec::new();
     if let Some(queue) = &subscription.dead_letter_queue {
-        let mut copy = message.clone();
+        let mut copy = if message.envelope_bytes() > COPIED {
+            message.bare()
+        } else {
+            message.clone()
+        };
         copy.topic.clone_from(queue);
         // The copy is evidence: it is to be read however late.
         copy.expires_at = None;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Datelike, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -167,6 +167,10 @@ impl Message {
     /// database refuses would come again for ever. The body is never touched.
     pub(crate) fn fit_columns(&mut self) {
         let fits = |text: &str, most: usize| text.chars().count() <= most && !text.contains('\0');
+        // Some databases end at the year 9999; who writes milliseconds where seconds are meant goes far beyond.
+        if !(1..=9999).contains(&self.time.year()) {
+            self.time = now();
+        }
         if !fits(&self.event_type, 255) {
             self.event_type = self.event_type.chars().filter(|c| *c != '\0').take(255).collect();
         }
@@ -182,6 +186,23 @@ impl Message {
                 .iter()
                 .fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"));
         }
+    }
+
+    /// How long its attributes and headers are in all.
+    pub(crate) fn envelope_bytes(&self) -> usize {
+        let attributes = [
+            &self.key,
+            &self.subject,
+            &self.correlation_id,
+            &self.causation_id,
+            &self.traceparent,
+        ];
+        let texts = attributes
+            .into_iter()
+            .flatten()
+            .chain([&self.source, &self.event_type, &self.content_type]);
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
+        texts.map(String::len).sum::<usize>() + headers.sum::<usize>()
     }
 
     /// Its id, topic and bytes alone.
@@ -249,7 +270,9 @@ mod tests {
         message.event_type = "x\0".repeat(300);
         message.correlation_id = Some("a b\0".repeat(100));
         message.key = Some("k\0".to_owned());
+        message.time = DateTime::from_timestamp(1_795_000_000_000, 0).expect("a time");
         message.fit_columns();
+        assert!(message.time <= now());
         assert_eq!(message.event_type, "x".repeat(255));
         assert_eq!(message.correlation_id, None);
         assert_eq!(message.key.as_deref(), Some("k\u{fffd}"));

@@ -67,15 +67,17 @@ pub(crate) async fn read(
 }
 
 fn delivery(row: &Row) -> Result<(i64, Delivery), StoreError> {
-    // A row written by hand may have neither id nor headers.
+    // A row written by hand may have neither id nor headers, and in SQLite anything in any column: a row that cannot
+    // be read would keep all those behind it waiting.
     let id = row.uuid("message_id").ok().map(MessageId);
+    let text = |column: &str| row.get::<Option<String>>(column).ok().flatten();
     let message = envelope::decode(
         id.unwrap_or_default(),
         row.get("topic")?,
-        row.get("event_type")?,
-        row.get("message_key")?,
-        row.get::<Option<String>>("headers")?.as_deref(),
-        row.get("body")?,
+        text("event_type"),
+        text("message_key"),
+        text("headers").as_deref(),
+        body(row),
     );
     let delivery = Delivery {
         tag: row.get("seq")?,
@@ -84,6 +86,14 @@ fn delivery(row: &Row) -> Result<(i64, Delivery), StoreError> {
         redelivered: false,
     };
     Ok((i64::from(row.get::<i32>("partition_no")?), delivery))
+}
+
+/// The body; a number that SQLite was given for one as it was written.
+fn body(row: &Row) -> Vec<u8> {
+    let bytes = row.get::<Vec<u8>>("body");
+    let integer = || row.get::<i64>("body").map(|number| number.to_string().into_bytes());
+    let float = || row.get::<f64>("body").map(|number| number.to_string().into_bytes());
+    bytes.or_else(|_| integer()).or_else(|_| float()).unwrap_or_default()
 }
 
 pub(crate) async fn delete(tx: &Tx, seqs: &[i64]) -> Result<(), StoreError> {

@@ -114,7 +114,7 @@ pub(super) fn decode(arrived: Arrived, topic: &str, ordered: bool) -> (Message, 
         let attribute = name.strip_prefix(PREFIX).or_else(|| name.strip_prefix(OTHER_PREFIX));
         match attribute {
             Some("specversion") => {}
-            Some("id") => id = id.or(Some(text)),
+            Some("id") => id = id.or((!text.is_empty()).then_some(text)),
             Some("source") => message.source = text,
             Some("type") => message.event_type = text,
             Some("time") => message.time = time(value, &text).unwrap_or(message.time),
@@ -144,7 +144,7 @@ pub(super) fn id(arrived: &Arrived) -> Option<MessageId> {
         let headers = properties.headers().as_ref()?.inner();
         [PREFIX, OTHER_PREFIX]
             .into_iter()
-            .find_map(|prefix| text(headers.get(format!("{prefix}id").as_str())?))
+            .find_map(|prefix| text(headers.get(format!("{prefix}id").as_str())?).filter(|id| !id.is_empty()))
     };
     let id = own(properties.message_id()).or_else(of_header)?;
     Some(MessageId::from_foreign(&id))
@@ -276,6 +276,18 @@ mod tests {
         );
         assert_eq!(message.headers.get("x-count").map(String::as_str), Some("-3"));
         assert_eq!(message.headers.len(), 1);
+    }
+
+    #[test]
+    fn an_empty_id_is_none() {
+        let mut headers = FieldTable::default();
+        headers.insert("cloudEvents_id".into(), AMQPValue::LongString("".into()));
+        let properties = BasicProperties::default()
+            .with_headers(headers)
+            .with_message_id("".into());
+        let arrived = arrived(properties, vec![]);
+        assert_eq!(super::id(&arrived), None);
+        assert!(!decode(arrived, "q", false).1);
     }
 
     #[test]
