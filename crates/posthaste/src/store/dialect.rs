@@ -56,7 +56,9 @@ impl Dialect {
     /// A time or NULL to bind.
     pub fn time_or_null(self, at: Option<DateTime<Utc>>) -> Value {
         match self {
-            Self::Postgres | Self::Mysql => Value::ChronoDateTimeUtc(at),
+            Self::Postgres => Value::ChronoDateTimeUtc(at),
+            // With a zone it would be a TIMESTAMP, of which MySQL has none before 1970 or after 2038.
+            Self::Mysql => Value::ChronoDateTime(at.map(|at| at.naive_utc())),
             Self::Sqlite => Value::String(at.map(sqlite::time_text)),
         }
     }
