@@ -213,7 +213,10 @@ impl Consumer {
         let tags: Vec<i64> = batch.iter().map(|item| item.tag).collect();
         let mut tx = self.store.begin().await?;
         let mut seen = HashSet::with_capacity(batch.len());
-        let distinct: Vec<&Item> = batch.iter().filter(|item| seen.insert(item.message.id)).collect();
+        let distinct = batch
+            .iter()
+            .filter(|item| !subscription.deduplicate || seen.insert(item.message.id))
+            .collect();
         let (behind, ahead) = match self.queue_behind(&tx, distinct).await {
             Ok(split) => split,
             Err(error) => return store_failed(error),
@@ -287,7 +290,11 @@ impl Consumer {
         Ok(Tried::Committed)
     }
 
+    /// Marks `ahead` as handled; answers the ids that were not.
     async fn mark(&self, tx: &crate::store::Tx, ahead: &[&Item]) -> Result<HashSet<Uuid>, StoreError> {
+        if !self.subscription.deduplicate {
+            return Ok(ahead.iter().map(|item| item.message.id.0).collect());
+        }
         let messages = || ahead.iter().map(|item| item.message.as_ref());
         #[cfg(feature = "explore")]
         if mutant!(MarkOutsideTransaction) {

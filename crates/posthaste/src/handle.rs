@@ -159,6 +159,9 @@ pub struct Subscription {
     pub deadline: Duration,
     /// The Kafka consumer group; the service's name where there is none. Other transports have no groups.
     pub group: Option<String>,
+    /// Whether the inbox recognises messages that were handled before. Without it a message that comes again is handled
+    /// again, and the inbox keeps only what failed: for handlers whose effect may be repeated.
+    pub deduplicate: bool,
     /// A copy of each dead letter goes to this queue too.
     pub dead_letter_queue: Option<String>,
     /// What else is published when a message is given up.
@@ -205,6 +208,7 @@ impl Subscription {
             concurrency: 2,
             deadline: Duration::from_secs(30),
             group: None,
+            deduplicate: true,
             dead_letter_queue: None,
             on_dead: None,
             partitioned,

@@ -62,7 +62,9 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
         context: context.clone(),
         outbox,
     };
-    Ok(ServiceParts::new(routes(messages), vec![stored(&group)]))
+    let mut stored = stored(&group);
+    stored.deduplicate = context.settings.is_on("KAFKA_ENABLE_INBOX", true)?;
+    Ok(ServiceParts::new(routes(messages), vec![stored]))
 }
 
 fn routes(messages: Messages) -> OpenApiRouter {

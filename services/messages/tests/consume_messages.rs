@@ -16,6 +16,7 @@ on_each_database!(
     what_a_crash_sends_again_is_stored_once,
     bytes_that_are_no_message_become_dead_letters_here_and_on_the_dlq,
     messages_of_other_producers_are_accepted_in_any_time_zone,
+    without_the_inbox_what_comes_again_is_handled_again,
 );
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -286,5 +287,41 @@ async fn messages_of_other_producers_are_accepted_in_any_time_zone(database: Tes
         .await?;
     let states: Vec<String> = inbox.iter().map(|row| row.get("status")).collect::<Result<_, _>>()?;
     assert_eq!(states, ["processed"; 5]);
+    service.stop().await
+}
+
+async fn without_the_inbox_what_comes_again_is_handled_again(database: TestDatabase) -> Result<()> {
+    let off = [("KAFKA_ENABLE_INBOX", "false")];
+    let service = RunningService::start_with(messages::service(), &database, &off).await?;
+    let id = Uuid::now_v7();
+    let event =
+        json!({"event_id": id, "event_type": "MessageSentIntegrationEvent", "occurred_at": "2026-11-21T12:00:00Z",
+        "payload": {"message_id": id, "content": "again", "sender": "ann", "timestamp": "2026-11-21T12:00:00Z"}})
+        .to_string();
+    put(&service, event.as_bytes()).await?;
+    put(&service, event.as_bytes()).await?;
+    service.queue_is_empty().await?;
+    assert_eq!(
+        stored(&service, "ann").await?,
+        ["again"],
+        "the table itself has no message twice"
+    );
+    assert_eq!(service.count("inbox_messages").await?, 0);
+
+    // With the inbox it would stay away.
+    service.store().execute("DELETE FROM messages", vec![]).await?;
+    put(&service, event.as_bytes()).await?;
+    stored_is(&service, "ann", &["again"]).await?;
+
+    // What fails is kept all the same, and tried again in its order.
+    put(&service, b"no JSON").await?;
+    count_is(&service, "inbox_messages WHERE status = 'dead'", 1).await?;
+    service.refuse_rows("messages", "content", "not yet").await?;
+    for content in ["not yet", "later"] {
+        send(&service, content, "bob").await?;
+    }
+    count_is(&service, "inbox_messages WHERE status = 'parked'", 2).await?;
+    service.accept_rows("messages").await?;
+    stored_is(&service, "bob", &["not yet", "later"]).await?;
     service.stop().await
 }
