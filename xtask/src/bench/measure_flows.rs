@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use posthaste_testkit::TestDatabase;
+use posthaste_testkit::servers::PrivateRabbitmq;
 use uuid::Uuid;
 
+use super::drive_python::Python;
 use super::measure_idle::Idle;
+use super::measure_kafka::Drained;
 use super::measure_latency::Latency;
 use super::measure_relay::Relayed;
 use super::measure_sends::Sends;
@@ -57,7 +60,7 @@ pub async fn measure(binary: &Path, quick: bool, only: &[String]) -> Result<()> 
             first.stop().await?;
             let mut raw = Raw::open(database.url()).await?;
             if wanted("L1") {
-                latency.repeat(binary, folder, &database, &mut raw, span).await?;
+                latency.repeat(binary, folder, &database, None, &mut raw, span).await?;
             }
             if wanted("G3") {
                 idle.repeat(binary, folder, &database, &mut raw, span).await?;
@@ -80,24 +83,53 @@ pub async fn measure(binary: &Path, quick: bool, only: &[String]) -> Result<()> 
         }
         sends.print();
     }
+    let backlog = if quick { 10_000 } else { 50_000 };
+    if wanted("L1") {
+        let mut latency = Latency::default();
+        for _ in 0..repetitions {
+            let broker = PrivateRabbitmq::launch(measure_rabbitmq::FIRST_PORT).await?;
+            let (url, database) = (broker.url(), TestDatabase::postgres().await?);
+            let first =
+                Running::start_over(binary, &["serve", "--migrate"], database.url(), Some(&url), folder).await?;
+            first.stop().await?;
+            let mut raw = Raw::open(database.url()).await?;
+            latency
+                .repeat(binary, folder, &database, Some(&url), &mut raw, span)
+                .await?;
+            drop(raw);
+            database.finish().await?;
+        }
+        latency.print("RabbitMQ, PostgreSQL");
+    }
+    if !["A1", "C1", "R1", "R2", "C2"].into_iter().any(wanted) {
+        return Ok(());
+    }
+    let python = Python::prepare().await?;
+    let python = Some((&python, if quick { 2_000 } else { 5_000 }));
     if wanted("A1") || wanted("C1") {
-        let backlog = if quick { 10_000 } else { 50_000 };
         for kind in ["classic", "quorum"] {
             let mut flows = measure_rabbitmq::Flows::default();
             for _ in 0..repetitions {
-                flows.repeat(binary, folder, kind, backlog).await?;
+                // Its queue is a classic one.
+                let python = python.filter(|_| kind == "classic");
+                flows.repeat(binary, folder, kind, backlog, python).await?;
             }
             flows.print(kind, wanted);
         }
     }
-    if wanted("R1") {
+    if wanted("R1") || wanted("R2") {
         let mut relayed = Relayed::default();
         for _ in 0..repetitions {
-            relayed
-                .repeat(binary, folder, if quick { 10_000 } else { 50_000 })
-                .await?;
+            relayed.repeat(binary, folder, backlog, python).await?;
         }
-        relayed.print();
+        relayed.print(wanted);
+    }
+    if wanted("C2") {
+        let mut drained = Drained::default();
+        for _ in 0..repetitions {
+            drained.repeat(binary, folder, backlog).await?;
+        }
+        drained.print();
     }
     Ok(())
 }

@@ -34,13 +34,14 @@ impl Latency {
         binary: &Path,
         folder: &Path,
         database: &TestDatabase,
+        broker: Option<&str>,
         raw: &mut Raw,
         span: Duration,
     ) -> Result<()> {
         let mut accepted = std::collections::BTreeSet::new();
         let warm_up = events(WARM_UP, &mut accepted);
         let bodies = events(RATE * span.as_secs() as usize, &mut accepted);
-        let server = Running::start(binary, &["serve"], database.url(), folder).await?;
+        let server = Running::start_over(binary, &["serve"], database.url(), broker, folder).await?;
         let start = Instant::now();
         send_load::post_at(server.port, "/api/events", &warm_up, CONNECTIONS, RATE).await?;
         let sent = send_load::post_at(server.port, "/api/events", &bodies, CONNECTIONS, RATE).await?;

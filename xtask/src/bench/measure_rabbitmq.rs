@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use posthaste_testkit::TestDatabase;
 use posthaste_testkit::servers::PrivateRabbitmq;
 
+use super::drive_python::Python;
 use super::measure_flows::{CONNECTIONS, await_rows, events};
 use super::print_figures::{Figures, rate};
 use super::read_rows::Raw;
@@ -26,11 +27,25 @@ pub struct Flows {
     consume: Vec<f64>,
     insert: Vec<f64>,
     drain: Vec<f64>,
+    python_accept: Vec<f64>,
+    python_rows: Vec<f64>,
+    python_batches: Vec<f64>,
 }
+
+/// Rows per commit of the batched Python consumer.
+const BATCH: usize = 100;
 
 impl Flows {
     /// `requests` to the role `api`, then the same events as a backlog to the role `worker`; on a server of its own.
-    pub async fn repeat(&mut self, binary: &Path, folder: &Path, kind: &str, requests: usize) -> Result<()> {
+    /// The Python way gets the number that stands beside it.
+    pub async fn repeat(
+        &mut self,
+        binary: &Path,
+        folder: &Path,
+        kind: &str,
+        requests: usize,
+        python: Option<(&Python, usize)>,
+    ) -> Result<()> {
         let mut accepted = BTreeSet::new();
         let bodies = events(requests, &mut accepted);
         let echo = Running::start(&std::env::current_exe()?, &["bench", "--echo", "PORT"], "", folder).await?;
@@ -50,6 +65,15 @@ impl Flows {
         self.confirms.push(confirms);
         self.consume.push(consume);
         self.insert.push(raw.insert(requests).await?);
+        if let Some((python, count)) = python {
+            let bodies: Vec<String> = bodies.iter().take(count).cloned().collect();
+            self.python_accept.push(python.accept(&plain, &bodies, folder).await?);
+            self.python_rows
+                .push(python.record(&plain, database.url(), count, 1).await?);
+            python.relay(&plain, database.url(), &bodies).await?;
+            self.python_batches
+                .push(python.record(&plain, database.url(), count, BATCH).await?);
+        }
 
         let api = start(&["serve", "--role", "api"]).await?;
         self.accept
@@ -75,6 +99,10 @@ impl Flows {
             let row = |beside| format!("A1 accepted/s beside {beside}, RabbitMQ {kind}");
             rate(&row("echo"), &accept, &echo, None);
             rate(&row("pipelined confirms"), &accept, &confirms, Some(0.7));
+            if !self.python_accept.is_empty() {
+                let python = Figures::of(self.python_accept);
+                rate(&row("FastAPI and pika"), &accept, &python, Some(15.0));
+            }
         }
         if wanted("C1") {
             let (drain, consume) = (Figures::of(self.drain), Figures::of(self.consume));
@@ -84,6 +112,12 @@ impl Flows {
             let target = |limit: &Figures, other: &Figures| (limit.median() <= other.median()).then_some(0.75);
             rate(&row("consume and ack"), &drain, &consume, target(&consume, &insert));
             rate(&row("multi-row insert"), &drain, &insert, target(&insert, &consume));
+            if !self.python_rows.is_empty() {
+                let rows = Figures::of(self.python_rows);
+                rate(&row("pika and psycopg2 row by row"), &drain, &rows, Some(18.0));
+                let batches = Figures::of(self.python_batches);
+                rate(&row("pika and psycopg2, 100 rows a commit"), &drain, &batches, None);
+            }
         }
     }
 }

@@ -2,10 +2,13 @@
 
 mod check_ids;
 mod describe_machine;
+mod drive_kafka;
+mod drive_python;
 mod drive_rabbitmq;
 mod echo_requests;
 mod measure_flows;
 mod measure_idle;
+mod measure_kafka;
 mod measure_latency;
 mod measure_rabbitmq;
 mod measure_relay;
@@ -23,7 +26,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 /// The rows' names.
-const ROWS: [&str; 11] = ["A1", "A2", "A3", "C1", "C3", "E2E", "G3", "L1", "R1", "S1", "S2"];
+const ROWS: [&str; 13] = [
+    "A1", "A2", "A3", "C1", "C2", "C3", "E2E", "G3", "L1", "R1", "R2", "S1", "S2",
+];
 
 #[derive(Parser)]
 #[command(
@@ -34,7 +39,7 @@ struct Arguments {
     /// One repetition of fewer requests
     #[arg(long)]
     quick: bool,
-    /// Only these rows, of A1, A2, A3, C1, C3, E2E, G3, L1, R1, S1, S2
+    /// Only these rows, of A1, A2, A3, C1, C2, C3, E2E, G3, L1, R1, R2, S1, S2
     #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = ROWS)]
     only: Vec<String>,
     /// Measure this build of posthaste instead of making one
