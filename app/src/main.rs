@@ -4,5 +4,11 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    posthaste_host::cli::run(&[orders::service(), notifications::service(), messages::service()]).await
+    posthaste_host::cli::run(&[
+        accounts::service(),
+        orders::service(),
+        notifications::service(),
+        messages::service(),
+    ])
+    .await
 }

@@ -11,6 +11,7 @@ mod order_created;
 mod order_outcome;
 mod text;
 mod time;
+mod user_changes;
 mod user_registered;
 
 pub use amount::Amount;
@@ -19,4 +20,5 @@ pub use notification_requested::NotificationRequested;
 pub use order_created::OrderCreated;
 pub use order_outcome::{OrderFailed, OrderProcessed, USER_ID_HEADER};
 pub use text::{BrokenRule, check_json, check_line, check_text};
+pub use user_changes::{UserCreated, UserDeleted, UserUpdated};
 pub use user_registered::UserRegistered;

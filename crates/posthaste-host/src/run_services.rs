@@ -103,6 +103,7 @@ impl Host {
         let mut loops: Vec<Vec<Loops>> = databases.iter().map(|_| Vec::new()).collect();
         for (service, context) in services.iter().zip(&contexts) {
             let parts = (service.build)(context).map_err(ConfigErrors::from)?;
+            context.broker.learn(&parts.subscriptions);
             if config.roles.api {
                 routes = routes.merge(parts.routes);
             }

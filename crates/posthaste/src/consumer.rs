@@ -26,6 +26,8 @@ use crate::telemetry::metric;
 const BREATH: Duration = Duration::from_millis(5);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
+/// The cause of a message that the transport has moved aside.
+const UNREAD: &str = "nobody read the message in time";
 /// The cause of a message that came, or came to its turn, too late.
 pub(crate) const EXPIRED: &str = "the message expired before it was handled";
 
@@ -33,6 +35,8 @@ pub(crate) struct Consumer {
     pub service: String,
     pub store: Store,
     pub subscription: Arc<Subscription>,
+    /// It collects what the transport has moved aside from this queue: all of it is dead.
+    pub collects: Option<String>,
 }
 
 /// Why nothing more can be done with the deliveries in hand; they are given back.
@@ -119,7 +123,9 @@ impl Consumer {
         for delivery in deliveries {
             let suspect = delivery.redelivered;
             let item = self.identify(delivery);
-            let refused = if item.message.expired(now()) {
+            let refused = if self.collects.is_some() {
+                Err(UNREAD.to_owned())
+            } else if item.message.expired(now()) {
                 Err(EXPIRED.to_owned())
             } else {
                 self.subscription.handler.decode(&item.message).map(drop)
@@ -155,6 +161,9 @@ impl Consumer {
     fn identify(&self, delivery: Delivery) -> Item {
         let mut message = delivery.message;
         message.fit_columns();
+        if let Some(queue) = &self.collects {
+            message.topic.clone_from(queue);
+        }
         if !delivery.has_id {
             message.id = match self.subscription.handler.dedup_key(&message.body) {
                 Some(key) => MessageId::from_foreign(&key),

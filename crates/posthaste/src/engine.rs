@@ -90,6 +90,7 @@ impl Engine {
             roles,
             tuning,
         } = config;
+        broker.learn(&subscriptions);
         let keeper = shared_keeper(&store, tuning.lease);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -114,14 +115,20 @@ impl Engine {
                 };
                 retention.run(stop)
             });
-            for subscription in &subscriptions {
-                let (service, store, subscription) = (service.clone(), store.clone(), subscription.clone());
+            let readers = subscriptions.iter().flat_map(|subscription| {
+                let collector = broker.collector(subscription).map(Arc::new);
+                let collector = collector.map(|collector| (collector, Some(subscription.queue.clone())));
+                std::iter::once((subscription.clone(), None)).chain(collector)
+            });
+            for (subscription, collects) in readers {
+                let (service, store) = (service.clone(), store.clone());
                 let (broker, keeper) = (broker.clone(), keeper.clone());
                 supervise(&mut tasks, "consumer", &stop, move |stop| {
                     let consumer = Consumer {
                         service: service.clone(),
                         store: store.clone(),
                         subscription: subscription.clone(),
+                        collects: collects.clone(),
                     };
                     consumer.run(broker.clone(), keeper.clone(), stop)
                 });

@@ -140,6 +140,16 @@ impl<'a> Cx<'a> {
 /// letter; their ids derive from the message's. The body may be anything.
 pub type OnDead = Arc<dyn Fn(&Message, &str) -> Result<Vec<Message>, serde_json::Error> + Send + Sync>;
 
+/// What becomes of messages that lie in a queue unread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// How long they may, in whole milliseconds.
+    pub after: Duration,
+    /// Where the transport moves them then. From there they come to the dead letters of the subscription, which can be
+    /// replayed; the transport alone would keep them for nobody.
+    pub queue: String,
+}
+
 /// A handler on a queue, with the rules for its messages.
 #[derive(Clone)]
 pub struct Subscription {
@@ -164,6 +174,8 @@ pub struct Subscription {
     pub deduplicate: bool,
     /// A copy of each dead letter goes to this queue too.
     pub dead_letter_queue: Option<String>,
+    /// Messages that nobody reads in time become dead letters. Only on RabbitMQ, where a queue may be bounded in time.
+    pub unread: Option<Unread>,
     /// What else is published when a message is given up.
     pub on_dead: Option<OnDead>,
     /// Its event is [ordered](Event::ORDERED), so it may lie in partition queues.
@@ -210,6 +222,7 @@ impl Subscription {
             group: None,
             deduplicate: true,
             dead_letter_queue: None,
+            unread: None,
             on_dead: None,
             partitioned,
             handler,

@@ -59,7 +59,7 @@ pub use broker::Broker;
 pub use contract::Event;
 pub use engine::{Engine, EngineConfig, Roles, Tuning};
 pub use failure::{Failure, Handled};
-pub use handle::{Cx, Handle, HandleBatch, Received, Subscription};
+pub use handle::{Cx, Handle, HandleBatch, Received, Subscription, Unread};
 pub use message::{Message, MessageId};
 pub use migrations::CORE_MIGRATIONS;
 pub use publish::Publisher;

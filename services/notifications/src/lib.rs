@@ -8,7 +8,9 @@ mod record_event;
 mod record_foreign_events;
 
 use axum::Extension;
-use contracts::{NotificationRequested, OrderFailed, OrderProcessed, UserRegistered};
+use contracts::{
+    NotificationRequested, OrderFailed, OrderProcessed, UserCreated, UserDeleted, UserRegistered, UserUpdated,
+};
 use posthaste::store::{Migration, Sql};
 use posthaste::{Event, Subscription};
 use posthaste_host::http::BodyLimit;
@@ -67,6 +69,9 @@ pub fn subscriptions() -> Vec<Subscription> {
     vec![
         events,
         recorded::<UserRegistered>(),
+        recorded::<UserCreated>(),
+        recorded::<UserUpdated>(),
+        recorded::<UserDeleted>(),
         recorded::<OrderProcessed>(),
         recorded::<OrderFailed>(),
     ]

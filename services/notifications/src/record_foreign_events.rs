@@ -1,7 +1,7 @@
 //! Events of the other services, recorded as events of the user they are about, so that one sign-up
 //! is visible from end to end.
 
-use contracts::{OrderFailed, OrderProcessed, USER_ID_HEADER, UserRegistered};
+use contracts::{OrderFailed, OrderProcessed, USER_ID_HEADER, UserCreated, UserDeleted, UserRegistered, UserUpdated};
 use posthaste::{Cx, Event, HandleBatch, Handled, Message, Received};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -35,6 +35,36 @@ impl Recorded for UserRegistered {
 
     fn sentence(&self) -> String {
         "User registered".to_owned()
+    }
+}
+
+impl Recorded for UserCreated {
+    fn user(&self, _message: &Message) -> Uuid {
+        self.user_id
+    }
+
+    fn sentence(&self) -> String {
+        "User created".to_owned()
+    }
+}
+
+impl Recorded for UserUpdated {
+    fn user(&self, _message: &Message) -> Uuid {
+        self.user_id
+    }
+
+    fn sentence(&self) -> String {
+        "User updated".to_owned()
+    }
+}
+
+impl Recorded for UserDeleted {
+    fn user(&self, _message: &Message) -> Uuid {
+        self.user_id
+    }
+
+    fn sentence(&self) -> String {
+        "User deleted".to_owned()
     }
 }
 

@@ -59,6 +59,10 @@ pub(crate) fn check(kind: Kind, value: &str) -> Result<(), Wrong> {
             .parse::<u32>()
             .map(drop)
             .map_err(|error| wrong(format!("write whole milliseconds ({error})"), None::<String>)),
+        Kind::Number => value
+            .parse::<u32>()
+            .map(drop)
+            .map_err(|error| wrong(format!("write a whole number ({error})"), None::<String>)),
         Kind::Directives => EnvFilter::try_new(value).map(drop).map_err(|error| {
             let level = nearest(value, super::keys::LEVELS.iter().copied());
             wrong(

@@ -20,6 +20,8 @@ pub enum Kind {
     Ratio,
     /// Whole milliseconds.
     Millis,
+    /// A whole number.
+    Number,
     /// `RUST_LOG` directives.
     Directives,
     /// A database URL.
@@ -201,7 +203,37 @@ pub const KEYS: &[Key] = &[
         "SMTP_URL",
         None,
         Kind::SmtpUrl,
-        "accounts: where mail leaves; without it, files under data/mail/",
+        "accounts: where mail leaves; without it, files under MAIL_DIR",
+    ),
+    key(
+        "MAIL_DIR",
+        Some("data/mail"),
+        Kind::Text,
+        "accounts: the folder for mail where SMTP_URL is not set",
+    ),
+    key(
+        "MAIL_FROM",
+        Some("posthaste <no-reply@localhost>"),
+        Kind::Text,
+        "accounts: who the mail is from",
+    ),
+    key(
+        "PUBLIC_URL",
+        None,
+        Kind::HttpUrl,
+        "accounts: where people reach it, for links in mail; BIND_ADDRESS and PORT where unset",
+    ),
+    key(
+        "PASSWORD_HASH_MEMORY_KIB",
+        Some("19456"),
+        Kind::Number,
+        "accounts: memory of one argon2id hash, in KiB",
+    ),
+    key(
+        "PASSWORD_HASH_PASSES",
+        Some("2"),
+        Kind::Number,
+        "accounts: passes of one argon2id hash; 1 with at least 47104 KiB",
     ),
     key(
         "POSTHASTE_AUTH",

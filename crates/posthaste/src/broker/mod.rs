@@ -120,6 +120,26 @@ impl Broker {
         }
     }
 
+    /// Tells the transport what publishers have to know of the queues of `subscriptions`, too: a queue is declared by
+    /// whoever needs it first.
+    pub fn learn(&self, subscriptions: &[Subscription]) {
+        if let Self::Rabbitmq(broker) = self {
+            broker.learn(subscriptions);
+        }
+    }
+
+    /// The subscription that collects what this transport moves aside for `subscription`.
+    pub(crate) fn collector(&self, subscription: &Subscription) -> Option<Subscription> {
+        let unread = subscription.unread.as_ref()?;
+        matches!(self, Self::Rabbitmq(_)).then(|| Subscription {
+            queue: unread.queue.clone(),
+            ordered: false,
+            partitioned: false,
+            unread: None,
+            ..subscription.clone()
+        })
+    }
+
     /// Asks the transport for an answer within `limit`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! One connection that is made again for ever.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::unavailable;
 use crate::broker::BrokerError;
 use crate::failure::chain;
+use crate::handle::Unread;
 use crate::retry::{back_off, jitter};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -32,6 +33,8 @@ const HEARTBEAT: u16 = 10;
 pub(super) struct Target {
     uri: AMQPUri,
     pub(super) quorum: bool,
+    /// The queues that are bounded in time.
+    bounded: Mutex<HashMap<String, Unread>>,
 }
 
 impl Target {
@@ -64,7 +67,23 @@ impl Target {
             uri.authority.host = address.to_string();
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        Ok(Self { uri, quorum })
+        Ok(Self {
+            uri,
+            quorum,
+            bounded: Mutex::default(),
+        })
+    }
+
+    /// From now on `queue` is declared with a bound.
+    pub(super) fn bound(&self, queue: &str, unread: &Unread) {
+        let mut bounded = self.bounded.lock().unwrap_or_else(PoisonError::into_inner);
+        bounded.insert(queue.to_owned(), unread.clone());
+    }
+
+    /// The bound of `queue`.
+    pub(super) fn bound_of(&self, queue: &str) -> Option<Unread> {
+        let bounded = self.bounded.lock().unwrap_or_else(PoisonError::into_inner);
+        bounded.get(queue).cloned()
     }
 
     async fn connect(&self) -> Result<Connection, Lost> {

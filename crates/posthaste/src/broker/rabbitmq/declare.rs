@@ -11,6 +11,7 @@ use super::connect::{Target, Up};
 use super::unavailable;
 use crate::broker::BrokerError;
 use crate::failure::chain;
+use crate::handle::Unread;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -28,8 +29,14 @@ pub(super) async fn declare(up: &Arc<Up>, target: &Target, queue: &str, kind: Ki
     if up.declared().contains(queue) {
         return Ok(());
     }
+    let bound = target.bound_of(queue);
+    if let Some(bound) = &bound {
+        // RabbitMQ drops what it cannot move.
+        Box::pin(declare(up, target, &bound.queue, Kind::Plain)).await?;
+    }
     let name = queue_name(queue)?;
-    let declared = tokio::time::timeout(LIMIT, ask(up, target, &name, kind)).await;
+    let arguments = arguments(target, kind, bound.as_ref());
+    let declared = tokio::time::timeout(LIMIT, ask(up, &name, arguments)).await;
     match declared {
         Ok(Ok(())) => {
             up.declared().insert(queue.to_owned());
@@ -49,7 +56,7 @@ pub(super) fn queue_name(queue: &str) -> Result<ShortString, BrokerError> {
         .map_err(|too_long| BrokerError::Refused(format!("the queue's name is no name: {too_long}")))
 }
 
-async fn ask(up: &Arc<Up>, target: &Target, name: &ShortString, kind: Kind) -> Result<(), BrokerError> {
+async fn ask(up: &Arc<Up>, name: &ShortString, arguments: FieldTable) -> Result<(), BrokerError> {
     let mut slot = up.declaring.lock().await;
     let channel = match slot.take().filter(|channel| channel.status().connected()) {
         Some(channel) => channel,
@@ -59,10 +66,7 @@ async fn ask(up: &Arc<Up>, target: &Target, name: &ShortString, kind: Kind) -> R
         durable: true,
         ..QueueDeclareOptions::default()
     };
-    let refused = match channel
-        .queue_declare(name.clone(), options, arguments(target, kind))
-        .await
-    {
+    let refused = match channel.queue_declare(name.clone(), options, arguments).await {
         Ok(_queue) => {
             *slot = Some(channel);
             return Ok(());
@@ -90,13 +94,23 @@ async fn ask(up: &Arc<Up>, target: &Target, name: &ShortString, kind: Kind) -> R
     }
 }
 
-fn arguments(target: &Target, kind: Kind) -> FieldTable {
+fn arguments(target: &Target, kind: Kind, bound: Option<&Unread>) -> FieldTable {
     let mut arguments = FieldTable::default();
     if target.quorum {
         arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
     }
     if kind == Kind::Partition {
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    }
+    if let Some(Unread { after, queue }) = bound {
+        let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+        arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(after));
+        // The default exchange: straight to the queue of that name.
+        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
+        arguments.insert(
+            "x-dead-letter-routing-key".into(),
+            AMQPValue::LongString(queue.as_str().into()),
+        );
     }
     arguments
 }

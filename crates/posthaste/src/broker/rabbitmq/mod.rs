@@ -1,5 +1,6 @@
 //! RabbitMQ (AMQP 0-9-1). Messages go through the default exchange to the queue named like their topic, so any AMQP
-//! client can publish to it or read it; the queue is durable and declared without arguments.
+//! client can publish to it or read it; the queue is durable and declared without arguments, except one that is bounded
+//! in time (see [`Subscription::unread`]).
 //!
 //! **Order.** A queue with several readers has no order. Messages of an [ordered](crate::Event::ORDERED) event
 //! therefore go to one of sixteen queues, `<topic>.p0` to `<topic>.p15`, chosen by their key. Each has a single active
@@ -75,6 +76,14 @@ impl RabbitmqBroker {
         tokio::time::timeout(limit, asked)
             .await
             .unwrap_or(Err(BrokerError::Deadline(limit)))
+    }
+
+    pub(super) fn learn(&self, subscriptions: &[Subscription]) {
+        for subscription in subscriptions {
+            if let Some(unread) = &subscription.unread {
+                self.consuming.target().bound(&subscription.queue, unread);
+            }
+        }
     }
 
     pub(super) fn receiver(&self, subscription: &Subscription) -> RabbitmqReceiver {

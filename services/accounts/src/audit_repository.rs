@@ -1,0 +1,89 @@
+//! The table `audit_events`: who did what, from where. Rows are only ever added, in the transaction of what they tell.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use axum::extract::{ConnectInfo, FromRequestParts};
+use http::header::USER_AGENT;
+use http::request::Parts;
+use posthaste::correlation;
+use posthaste::store::{Column, Insert, OnConflict};
+use posthaste::{StoreError, Tx};
+use uuid::Uuid;
+
+/// Most characters kept of a user agent.
+const AGENT: usize = 255;
+
+/// Where a request came from, as far as it is known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    /// The peer's address.
+    pub ip: Option<String>,
+    /// What the client says it is, without control characters and cut to 255 characters.
+    pub user_agent: Option<String>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Origin {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let agent = parts.headers.get(USER_AGENT);
+        Ok(Self {
+            ip: peer.map(|peer| peer.0.ip().to_canonical().to_string()),
+            user_agent: agent.map(|agent| {
+                let text = String::from_utf8_lossy(agent.as_bytes());
+                text.chars().filter(|c| !c.is_control()).take(AGENT).collect()
+            }),
+        })
+    }
+}
+
+/// Something that happened to an account.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AuditEvent {
+    /// What: `user.register`, `user.login`.
+    pub action: &'static str,
+    /// Who did it: a user's id, `anonymous`, or what else acts.
+    pub actor: Option<String>,
+    /// To whose account.
+    pub user_id: Option<Uuid>,
+    /// From where.
+    pub origin: Origin,
+    /// What else is worth knowing; never a secret and never an address.
+    pub detail: Option<String>,
+}
+
+const INSERT: Insert = Insert {
+    table: "audit_events",
+    columns: &[
+        Column::Plain("id"),
+        Column::Now("at"),
+        Column::Plain("action"),
+        Column::Plain("actor"),
+        Column::Plain("user_id"),
+        Column::Plain("ip"),
+        Column::Plain("user_agent"),
+        Column::Plain("correlation_id"),
+        Column::Plain("detail"),
+    ],
+    on_conflict: OnConflict::Fail,
+    returning: None,
+};
+
+/// Adds `event`; it is recorded if and only if `tx` commits.
+pub(crate) async fn record(tx: &Tx, event: AuditEvent) -> Result<(), StoreError> {
+    let dialect = tx.dialect();
+    let row = vec![
+        dialect.uuid(Uuid::now_v7()),
+        event.action.into(),
+        event.actor.into(),
+        dialect.uuid_or_null(event.user_id),
+        event.origin.ip.into(),
+        event.origin.user_agent.into(),
+        correlation::current().into(),
+        event.detail.into(),
+    ];
+    INSERT.run(tx, vec![row]).await?;
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! Whether a long password is made of what is tried first. The lists of leaked passwords have few entries of fifteen
+//! characters and more, and nearly all of those are shorter ones in a row, walks over the keyboard, counted numbers
+//! and repetitions: such a password is recognised by its parts, so that no list has to be complete.
+
+use crate::password::read_digits;
+
+/// More parts than this are no longer guessed.
+const PARTS: usize = 4;
+
+/// Lines that fingers and memories follow, forwards and backwards.
+const WALKS: &[&str] = &[
+    "abcdefghijklmnopqrstuvwxyz",
+    "12345678910111213141516171819202122232425262728293031",
+    "01234567890123456789012345678901234567890",
+    "qwertyuiopasdfghjklzxcvbnm",
+    "qwertyuiop[]asdfghjkl;'zxcvbnm,./",
+    "qwertzuiopasdfghjklyxcvbnm",
+    "azertyuiopqsdfghjklmwxcvbn",
+    "1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik,9ol.0p;/",
+    "1q2w3e4r5t6y7u8i9o0p",
+    "q1w2e3r4t5y6u7i8o9p0",
+    "qawsedrftgyhujikolp",
+    "!@#$%^&*()_+",
+    "qazwsxedcrfvtgbyhnujmikolp",
+    "zaq12wsxcde34rfvbgt56yhnmju78ik,.lo9",
+    "3.14159265358979323846264338327950288419716939937510",
+    "14159265358979323846264338327950288419716939937510",
+    "31415926535897932384626433832795",
+    "112358132134558914423337761098",
+];
+
+/// Words and names that leaked passwords begin with or are made of.
+const WORDS: &str = "password passwort passwd pass pwd motdepasse contrasena senha parola wachtwoord secret geheim admin \
+    administrator root user login welcome willkommen bienvenue letmein openup open access changeme change default \
+    temp temporary test testing tester guest demo example sample hello hallo bonjour world iloveyou iloveu love loveyou \
+    lovely loveme you u me my mylove forever always very much so is the and a i in it to of for not no yes this that \
+    dragon monkey master shadow sunshine princess football baseball basketball soccer hockey superman batman spiderman \
+    ironman pokemon naruto starwars startrek starwars trustno one whatever computer internet google facebook twitter \
+    instagram youtube linkedin yahoo hotmail gmail microsoft windows apple android iphone samsung amazon netflix \
+    michael michelle jessica jennifer ashley amanda daniel david thomas robert william joseph charlie charles jordan \
+    andrew matthew joshua anthony nicole hannah samantha elizabeth sophie sarah laura maria anna julia christian \
+    christopher alexander alexandra benjamin jonathan nicholas patrick richard george harley hunter ranger buster \
+    tigger pepper ginger maggie cookie summer winter spring autumn january february march april may june july august \
+    september october november december monday tuesday wednesday thursday friday saturday sunday sommer \
+    qwerty qwertz azerty asdf asdfgh zxcvbn zxcvbnm qazwsx abc abcd xyz king queen lord god jesus jesuschrist christ \
+    blessed angel angels devil heaven hell killer lovers babygirl babyboy baby boy girl boys girls sweet sweety honey \
+    flower flowers butterfly rainbow chocolate banana orange purple yellow silver golden gold black white green blue red \
+    pink happy birthday christmas family mother father brother sister friend friends bestfriend best cool super mega \
+    freedom liberty america england london paris berlin chelsea arsenal liverpool manchester united barcelona \
+    realmadrid juventus yankees cowboys steelers lakers mustang corvette ferrari porsche mercedes yamaha kawasaki \
+    metallica nirvana slipknot blink linkinpark greenday eminem matrix gandalf merlin phoenix thunder lightning storm \
+    tiger lion eagle eagles falcon panther wolf bear dog dogs cat cats horse fish bird money dollar rich power magic \
+    mother fucker fuck fuckyou fuckoff asshole shit bitch pussy dick sex sexy zaq correcthorsebatterystaple correct \
+    horse battery staple thequickbrownfox quick brown fox jumps over lazy bla blah foo bar baz lorem ipsum dolor \
+    new old my your our its what who how cant can dont do remember forget forgot forgotten security secure private \
+    personal account bank office work school student teacher company business service server database system network \
+    mysql postgres oracle linux ubuntu raspberry cisco letme inside enter please come back go home house";
+
+/// Whether `text` is put together from at most four of: a word of the list, a walk, one part several times, and a
+/// few digits at the end.
+pub(crate) fn is_common(text: &str) -> bool {
+    let lower = text.to_lowercase();
+    let bare: String = lower
+        .chars()
+        .filter(|c| !c.is_whitespace() && !"-_.,;:+".contains(*c))
+        .collect();
+    let read = read_digits(&bare);
+    [lower, bare, read].iter().any(|text| {
+        let text: Vec<char> = text.chars().collect();
+        is_repeated(&text) || is_made_of_parts(&text)
+    })
+}
+
+/// One part of at most a third of the length, over and over, or two halves that are alike and common.
+fn is_repeated(text: &[char]) -> bool {
+    (1..=text.len() / 3).any(|n| text.iter().zip(&text[n..]).all(|(a, b)| a == b))
+}
+
+fn is_made_of_parts(text: &[char]) -> bool {
+    let words: Vec<Vec<char>> = WORDS.split_whitespace().map(|word| word.chars().collect()).collect();
+    // fewest[n]: how few parts the first n characters are made of.
+    let mut fewest = vec![usize::MAX; text.len() + 1];
+    fewest[0] = 0;
+    for at in 0..text.len() {
+        let parts = fewest[at].saturating_add(1);
+        if parts > PARTS {
+            continue;
+        }
+        let rest = &text[at..];
+        let mut reach = |length: usize| {
+            let end = &mut fewest[at + length];
+            *end = parts.min(*end);
+        };
+        for word in words.iter().filter(|word| rest.starts_with(word)) {
+            reach(word.len());
+        }
+        for walk in 3..=longest_walk(rest) {
+            reach(walk);
+        }
+        let same = rest.iter().take_while(|c| **c == rest[0]).count();
+        for run in 3..=same {
+            reach(run);
+        }
+        // A year, a day or what else is put behind a word.
+        let digits = rest
+            .iter()
+            .take_while(|c| c.is_ascii_digit() || "!?#*$".contains(**c))
+            .count();
+        if digits == rest.len() && digits <= 8 {
+            reach(digits);
+        }
+    }
+    fewest[text.len()] <= PARTS
+}
+
+fn longest_walk(text: &[char]) -> usize {
+    let of = |walk: Vec<char>| {
+        (0..walk.len())
+            .map(|at| walk[at..].iter().zip(text).take_while(|(a, b)| a == b).count())
+            .max()
+            .unwrap_or(0)
+    };
+    WALKS
+        .iter()
+        .map(|walk| of(walk.chars().collect()).max(of(walk.chars().rev().collect())))
+        .max()
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_common;
+
+    #[test]
+    fn what_is_tried_first_is_recognised() {
+        for text in [
+            "passwordpassword",
+            "password1234567",
+            "Password123456789!",
+            "P@ssw0rdP@ssw0rd",
+            "123456789012345",
+            "1234567891011121314",
+            "987654321987654321",
+            "qwertyuiopasdfghjkl",
+            "QWERTYUIOP123456",
+            "1q2w3e4r5t6y7u8i",
+            "1qaz2wsx3edc4rfv",
+            "zaq12wsxcde34rfv",
+            "abcdefghijklmnop",
+            "aaaaaaaaaaaaaaaa",
+            "abcabcabcabcabcabc",
+            "iloveyouverymuch",
+            "i love you so much",
+            "jesuschrist12345",
+            "summerwinter2026!",
+            "Welcome-Welcome-2026",
+            "letmeinletmeinletmein",
+            "correct horse battery staple",
+            "administrator123",
+            "314159265358979",
+            "changemechangeme",
+            "manchesterunited",
+            "michaeljordan23!",
+            "thequickbrownfox",
+        ] {
+            assert!(is_common(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_tries_first_is_taken() {
+        for text in [
+            "qmxvtzrkwbnpfhsldgjc",
+            "plumber otter vivid canal",
+            "maple-tractor-19-zinc",
+            "748291650371946",
+            "my dog ate seven sandwiches",
+            "🙂 🙃 🙂 🐘 🙃 🐘 🌵 🦊",
+            "Tr0ub4dor&3-plus-more",
+            "the otter sleeps in my canal",
+        ] {
+            assert!(!is_common(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_longest_password_is_judged_at_once() {
+        let text: String = "passwordabc1".chars().cycle().take(255).chain(['?']).collect();
+        let started = std::time::Instant::now();
+        assert!(!is_common(&text));
+        assert!(started.elapsed().as_millis() < 500, "{:?}", started.elapsed());
+    }
+}

@@ -1,0 +1,118 @@
+//! Mail to users, sent by the worker. What it says is made here and not where it was asked for: a token is then in
+//! no queue, and the mail goes to the address that the user has now.
+
+use posthaste::{Cx, Event, Failure, Handle, Handled};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::secret_token::SecretToken;
+use crate::send_mail::{Mail, MailError, Mailer};
+use crate::user::Verification;
+use crate::users_repository;
+
+/// How long a verification token is of use, in seconds.
+const TOKEN_LIFE: i64 = 24 * 3600;
+/// An owner is told of attempts to register its address at most this often, in seconds: anybody can make them.
+const NOTICE_PAUSE: i64 = 3600;
+
+/// What a mail is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Occasion {
+    /// Welcome, and a link that says the address is the user's.
+    Verification,
+    /// Somebody wants to register the user's address.
+    AddressTaken,
+}
+
+/// A mail is to be sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MailRequested {
+    /// To whom.
+    pub user_id: Uuid,
+    /// About what.
+    pub occasion: Occasion,
+}
+
+impl MailRequested {
+    /// A mail to `user_id`.
+    pub fn to(user_id: Uuid, occasion: Occasion) -> Self {
+        Self { user_id, occasion }
+    }
+}
+
+impl Event for MailRequested {
+    const TYPE: &'static str = "user.mail.requested";
+    const TOPIC: &'static str = "user_mail_queue";
+    const AGGREGATE: Option<&'static str> = Some("User");
+
+    fn key(&self) -> Option<String> {
+        Some(self.user_id.to_string())
+    }
+}
+
+pub(crate) struct MailUser {
+    pub mailer: Mailer,
+}
+
+impl Handle<MailRequested> for MailUser {
+    async fn handle(&self, wanted: MailRequested, cx: &mut Cx<'_>) -> Handled {
+        let Some(user) = users_repository::find_in(cx.tx(), wanted.user_id).await? else {
+            return Ok(());
+        };
+        let (subject, text) = match wanted.occasion {
+            Occasion::Verification => {
+                let token = SecretToken::new()?;
+                if !users_repository::set_verification(cx.tx(), user.id, &token.hash(), TOKEN_LIFE).await? {
+                    return Ok(());
+                }
+                let link = format!("{}/verify-email#token={}", self.mailer.public_url(), token.reveal());
+                ("Welcome: please confirm your address", welcome(&link))
+            }
+            Occasion::AddressTaken => {
+                if !users_repository::may_notify(cx.tx(), user.id, NOTICE_PAUSE).await? {
+                    return Ok(());
+                }
+                let verified = user.verification == Verification::Verified;
+                ("You have an account already", taken(self.mailer.public_url(), verified))
+            }
+        };
+        let mail = Mail {
+            id: cx.message().id,
+            to: user.email,
+            subject,
+            text,
+        };
+        match self.mailer.send(mail).await {
+            Ok(()) => Ok(()),
+            Err(error @ MailError::RefusedForGood) => Err(Failure::Reject(error.to_string())),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+// The texts name nobody: what somebody wrote into a form must not reach another one's mailbox.
+
+fn welcome(link: &str) -> String {
+    format!(
+        "Welcome!\n\n\
+         Please confirm that this address is yours. The link is good for 24 hours and for one use:\n\n\
+         {link}\n\n\
+         If you have not signed up, you need not do anything. Do not follow the link then.\n"
+    )
+}
+
+fn taken(public_url: &str, verified: bool) -> String {
+    let state = if verified {
+        "This address has an account already, so no new one was made."
+    } else {
+        "This address has an account already that was not confirmed yet, so no new one was made."
+    };
+    format!(
+        "Somebody, perhaps you, wanted to sign up with this address.\n\n\
+         {state} If it was you and you do not know its password, ask for a new one:\n\
+         POST {public_url}/api/v1/auth/password-reset\n\n\
+         If it was not you, you need not do anything.\n"
+    )
+}

@@ -1,0 +1,96 @@
+//! From the onboarding queue: the sign-up's user is there, and everybody who wants to know is told, in one commit.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use contracts::{UserRegistered, check_line};
+use posthaste::{Cx, Event, Failure, Handle, Handled};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::email_address::EmailAddress;
+use crate::mail_user::{MailRequested, Occasion};
+use crate::users_repository::{self, NewUser, Onboarding};
+
+/// Somebody has signed up. The address may be another user's by then: the worker finds out.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SignupRequested {
+    /// The user to be.
+    pub user_id: Uuid,
+    /// The canonical address.
+    pub email: String,
+    pub first_name: String,
+    pub last_name: String,
+    /// Only in a message that was published while the database was away; else it is in the row alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_hash: Option<String>,
+    pub requested_at: DateTime<Utc>,
+}
+
+impl Event for SignupRequested {
+    const TYPE: &'static str = "user.onboarding.requested";
+    const TOPIC: &'static str = "user_onboarding_queue";
+    const AGGREGATE: Option<&'static str> = Some("User");
+
+    fn key(&self) -> Option<String> {
+        Some(self.user_id.to_string())
+    }
+
+    fn dedup_key(&self) -> Option<String> {
+        Some(self.user_id.to_string())
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let canonical = EmailAddress::parse(&self.email).map_err(|rule| format!("email {rule}"))?;
+        if canonical.as_str() != self.email {
+            return Err("email must be in its canonical form".to_owned());
+        }
+        for (member, name) in [("first_name", &self.first_name), ("last_name", &self.last_name)] {
+            check_line(name, 100).map_err(|rule| format!("{member} {rule}"))?;
+        }
+        let hashed = |hash: &String| hash.starts_with("$argon2id$v=19$") && hash.len() <= 255 && hash.is_ascii();
+        if self.password_hash.as_ref().is_some_and(|hash| !hashed(hash)) {
+            return Err("password_hash must be a PHC string of argon2id".to_owned());
+        }
+        Ok(())
+    }
+}
+
+pub(crate) struct OnboardUser;
+
+impl Handle<SignupRequested> for OnboardUser {
+    async fn handle(&self, signup: SignupRequested, cx: &mut Cx<'_>) -> Handled {
+        // Checked when it was decoded.
+        let email = EmailAddress::parse(&signup.email).map_err(|rule| Failure::Reject(format!("email {rule}")))?;
+        let user = NewUser {
+            id: signup.user_id,
+            email: email.clone(),
+            first_name: signup.first_name.clone(),
+            last_name: signup.last_name.clone(),
+            bio: None,
+            is_active: true,
+            password_hash: signup.password_hash,
+        };
+        // The row is there already unless the database was away when the user signed up.
+        users_repository::claim(cx.tx(), &user).await?;
+        match users_repository::begin_onboarding(cx.tx(), signup.user_id, &email).await? {
+            Onboarding::Begun => {
+                cx.publish(&UserRegistered {
+                    user_id: signup.user_id,
+                    email: signup.email,
+                    first_name: signup.first_name,
+                    last_name: signup.last_name,
+                    registered_at: Some(signup.requested_at),
+                })?;
+                cx.publish(&MailRequested::to(signup.user_id, Occasion::Verification))?;
+            }
+            Onboarding::Repeated => {}
+            Onboarding::Taken(owner) => {
+                cx.publish(&MailRequested::to(owner, Occasion::AddressTaken))?;
+            }
+            Onboarding::Freed => return Err(Failure::Later(Duration::from_millis(100))),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! Mail on its way out: through SMTP, or into files where no server is configured.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lettre::message::header::{ContentTransferEncoding, ContentType};
+use lettre::message::{Body, Mailbox, SinglePart};
+use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use posthaste::MessageId;
+use posthaste_host::{ConfigError, Settings};
+use tokio::io::AsyncWriteExt;
+
+/// How long a server may take for one mail.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A mail to one user.
+pub(crate) struct Mail {
+    /// The message that asked for it: a mail that is sent twice after a crash has the same `Message-ID` both times.
+    pub id: MessageId,
+    /// The canonical address.
+    pub to: String,
+    /// ASCII.
+    pub subject: &'static str,
+    /// ASCII, in lines of less than 998 characters.
+    pub text: String,
+}
+
+/// Why a mail was not sent; without the address and the text.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MailError {
+    /// It cannot be written as a mail.
+    #[error("the mail cannot be written: {0}")]
+    Unwritable(String),
+    /// The server does not take it, now or ever.
+    #[error("the mail server refused the mail for good")]
+    RefusedForGood,
+    /// The server did not take it.
+    #[error("the mail server did not take the mail: {0}")]
+    Refused(&'static str),
+    /// The server did not answer in time.
+    #[error("the mail server did not take the mail within {LIMIT:?}")]
+    Late,
+    /// The file could not be written.
+    #[error("the mail could not be written to {}", .0.display())]
+    File(PathBuf, #[source] std::io::Error),
+}
+
+/// Sends mail, and knows under which URL people reach the service. Cheap to clone.
+#[derive(Clone)]
+pub struct Mailer {
+    from: Mailbox,
+    public_url: String,
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    Smtp(AsyncSmtpTransport<Tokio1Executor>),
+    Files(PathBuf),
+}
+
+impl Mailer {
+    /// The way that `SMTP_URL` or, without it, `MAIL_DIR` says; `MAIL_FROM` and `PUBLIC_URL` for what is in the mails.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub fn of(settings: &Settings) -> Result<Self, ConfigError> {
+        let from = settings.get("MAIL_FROM").unwrap_or_default();
+        let way = match settings.get("SMTP_URL") {
+            Some(url) => {
+                let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(&url);
+                let builder = builder.map_err(|_may_quote_it| {
+                    ConfigError::refused("SMTP_URL: write smtp://USER:PASSWORD@HOST:587?tls=required or smtps://…")
+                })?;
+                Way::Smtp(builder.timeout(Some(LIMIT)).build())
+            }
+            None => Way::Files(settings.get("MAIL_DIR").unwrap_or_default().into()),
+        };
+        Ok(Self {
+            from: from
+                .parse()
+                .map_err(|error| ConfigError::refused(format!("MAIL_FROM={from}: {error}")))?,
+            public_url: public_url(settings),
+            way,
+        })
+    }
+
+    /// A mailer into files under `folder`, for tests.
+    ///
+    /// # Errors
+    /// Never; the address is fixed.
+    pub fn into_files(folder: &Path) -> Result<Self, lettre::address::AddressError> {
+        Ok(Self {
+            from: Mailbox::new(None, "no-reply@localhost".parse()?),
+            public_url: "http://localhost:8000".to_owned(),
+            way: Way::Files(folder.to_owned()),
+        })
+    }
+
+    /// Where people reach the service, without a slash at the end. It comes from the configuration and never from a
+    /// request: whoever sends one could have others click on any host.
+    pub(crate) fn public_url(&self) -> &str {
+        &self.public_url
+    }
+
+    /// Sends `mail`; once this answers `Ok` the server has it, or the file is written.
+    ///
+    /// # Errors
+    /// When neither is so.
+    pub(crate) async fn send(&self, mail: Mail) -> Result<(), MailError> {
+        let id = mail.id;
+        let message = self.message(mail)?;
+        match &self.way {
+            Way::Smtp(transport) => {
+                match tokio::time::timeout(LIMIT, transport.send(message)).await {
+                    Ok(Ok(_response)) => {}
+                    Ok(Err(error)) if error.is_permanent() => return Err(MailError::RefusedForGood),
+                    Ok(Err(error)) => return Err(MailError::Refused(kind(&error))),
+                    Err(_elapsed) => return Err(MailError::Late),
+                }
+                tracing::info!(message_id = %id, "mail sent");
+            }
+            Way::Files(folder) => {
+                let path = folder.join(format!("{id}.eml"));
+                write(folder, &path, &message.formatted())
+                    .await
+                    .map_err(|error| MailError::File(path.clone(), error))?;
+                tracing::info!(message_id = %id, file = %path.display(), "mail written to a file; SMTP_URL is not set");
+            }
+        }
+        Ok(())
+    }
+
+    fn message(&self, mail: Mail) -> Result<Message, MailError> {
+        let unwritable = |error: &dyn std::fmt::Display| MailError::Unwritable(error.to_string());
+        let to: Address = mail.to.parse().map_err(|error| unwritable(&error))?;
+        // Seven bits are written as they are: a link stays in one piece.
+        let body = Body::new_with_encoding(mail.text, ContentTransferEncoding::SevenBit)
+            .map_err(|_not_ascii| MailError::Unwritable("its text is not ASCII".to_owned()))?;
+        Message::builder()
+            .from(self.from.clone())
+            .to(Mailbox::new(None, to))
+            .subject(mail.subject)
+            .message_id(Some(format!("<{}@{}>", mail.id, self.from.email.domain())))
+            .date_now()
+            .singlepart(SinglePart::builder().header(ContentType::TEXT_PLAIN).body(body))
+            .map_err(|error| unwritable(&error))
+    }
+}
+
+/// What went wrong, without what the server said: it may quote the address.
+fn kind(error: &lettre::transport::smtp::Error) -> &'static str {
+    if error.is_transient() {
+        "it refused for now"
+    } else if error.is_timeout() {
+        "it did not answer"
+    } else if error.is_tls() {
+        "TLS failed"
+    } else {
+        "the connection failed"
+    }
+}
+
+/// Writes a file that only its owner reads, whole or not at all.
+async fn write(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    tokio::fs::create_dir_all(folder).await?;
+    let draft = path.with_extension("part");
+    let mut options = tokio::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    options.mode(0o600);
+    let mut file = options.open(&draft).await?;
+    file.write_all(bytes).await?;
+    file.sync_all().await?;
+    drop(file);
+    tokio::fs::rename(&draft, path).await
+}
+
+/// `PUBLIC_URL`, or where the process listens.
+fn public_url(settings: &Settings) -> String {
+    if let Some(url) = settings.get("PUBLIC_URL") {
+        return url.trim_end_matches('/').to_owned();
+    }
+    let address = settings.get("BIND_ADDRESS").unwrap_or_default();
+    let port = settings.get("PORT").unwrap_or_default();
+    match address.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V6(address)) if !address.is_unspecified() => format!("http://[{address}]:{port}"),
+        Ok(std::net::IpAddr::V4(address)) if !address.is_unspecified() => format!("http://{address}:{port}"),
+        Ok(_) | Err(_) => format!("http://localhost:{port}"),
+    }
+}

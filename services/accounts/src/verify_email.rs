@@ -1,0 +1,296 @@
+//! Whether an address is its owner's: asked with `GET /users/{user_id}`, said with the token from the mail or by an
+//! administrator.
+
+use axum::Json;
+use axum::extract::{FromRequest, Request as HttpRequest, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use chrono::{DateTime, Utc};
+use posthaste::mediator::{self, Answer, Request};
+use posthaste_host::http::{ApiError, ApiJson, ApiPath, FieldError, Validate};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
+
+use crate::Accounts;
+use crate::audit_repository::{self, AuditEvent, Origin};
+use crate::read_users::{GetUserById, unknown};
+use crate::secret_token::hash_of;
+use crate::user::Verification;
+use crate::users_repository;
+
+/// The token of the mail.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VerificationToken {
+    /// What stands behind `token=` in the link.
+    #[schema(max_length = 100)]
+    token: String,
+}
+
+impl Validate for VerificationToken {
+    fn validate(&self, errors: &mut Vec<FieldError>) {
+        if self.token.len() > 100 {
+            errors.push(FieldError::new(
+                "/token",
+                "too_long",
+                "must have at most 100 characters",
+            ));
+        }
+    }
+}
+
+/// Somebody who has signed up.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SignupView {
+    #[schema(example = "SUCCESS")]
+    status: &'static str,
+    #[schema(example = "User retrieved successfully")]
+    message: &'static str,
+    #[schema(example = "ann@example.com")]
+    email: String,
+    first_name: String,
+    last_name: String,
+    verification_state: Verification,
+    user_id: Uuid,
+    created_on: DateTime<Utc>,
+}
+
+/// What has become of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VerificationAnswer {
+    #[schema(example = "SUCCESS")]
+    status: &'static str,
+    #[schema(example = "User verified successfully")]
+    message: &'static str,
+}
+
+/// Somebody who has signed up; `PENDING` until the address is confirmed.
+#[utoipa::path(
+    get,
+    path = "/users/{user_id}",
+    tag = "sign-up",
+    params(("user_id" = Uuid, Path, description = "The id that signing up answered")),
+    responses(
+        (status = 200, description = "The user", body = SignupView),
+        (status = 404, description = "There is none with this id"),
+        (status = 422, description = "The id is no UUID"),
+        (status = 503, description = "The database is away"),
+    )
+)]
+pub(crate) async fn read_signup(
+    State(accounts): State<Accounts>,
+    ApiPath(user_id): ApiPath<Uuid>,
+) -> Result<Json<SignupView>, ApiError> {
+    let user = mediator::send(&accounts, GetUserById(user_id))
+        .await?
+        .ok_or_else(unknown)?;
+    Ok(Json(SignupView {
+        status: "SUCCESS",
+        message: "User retrieved successfully",
+        email: user.email,
+        first_name: user.first_name,
+        last_name: user.last_name,
+        verification_state: user.verification,
+        user_id: user.id,
+        created_on: user.created_at,
+    }))
+}
+
+/// Confirms a user's address, with the token of the mail or as an administrator.
+#[utoipa::path(
+    put,
+    path = "/users/{user_id}",
+    tag = "sign-up",
+    request_body(content = Option<VerificationToken>, description = "Not needed by an administrator, nor where POSTHASTE_AUTH is open"),
+    params(("user_id" = Uuid, Path, description = "The id that signing up answered")),
+    responses(
+        (status = 200, description = "The address is confirmed, now or before", body = VerificationAnswer),
+        (status = 400, description = "The body is no valid JSON"),
+        (status = 401, description = "The token is not this user's, was used or has expired"),
+        (status = 404, description = "There is none with this id"),
+        (status = 415, description = "The body is no JSON"),
+        (status = 422, description = "The id is no UUID, or the body has other members"),
+        (status = 503, description = "The database is away"),
+    )
+)]
+pub(crate) async fn verify_user(
+    State(accounts): State<Accounts>,
+    ApiPath(user_id): ApiPath<Uuid>,
+    origin: Origin,
+    request: HttpRequest,
+) -> Result<Json<VerificationAnswer>, ApiError> {
+    let proof = match token_of(request).await? {
+        Some(token) => Proof::Token(token),
+        None => Proof::Authority,
+    };
+    let command = VerifyUser { user_id, proof, origin };
+    let message = match mediator::send(&accounts, command).await? {
+        true => "User verified successfully",
+        false => "User already verified",
+    };
+    Ok(Json(VerificationAnswer {
+        status: "SUCCESS",
+        message,
+    }))
+}
+
+/// The token of a request that has a body.
+async fn token_of(request: HttpRequest) -> Result<Option<String>, ApiError> {
+    let empty = axum::body::HttpBody::is_end_stream(request.body());
+    if empty && !request.headers().contains_key(CONTENT_TYPE) {
+        return Ok(None);
+    }
+    let ApiJson(body) = ApiJson::<VerificationToken>::from_request(request, &()).await?;
+    Ok(Some(body.token))
+}
+
+/// Confirms the address that the token was sent to.
+#[utoipa::path(
+    post,
+    path = "/api/v1/auth/verify-email",
+    tag = "sign-up",
+    request_body = VerificationToken,
+    responses(
+        (status = 204, description = "The address is confirmed"),
+        (status = 400, description = "The token is unknown, was used or has expired, or the body is no valid JSON"),
+        (status = 413, description = "The body is too large"),
+        (status = 415, description = "The body is no JSON"),
+        (status = 422, description = "The body has other members"),
+        (status = 503, description = "The database is away"),
+    )
+)]
+pub(crate) async fn verify_email(
+    State(accounts): State<Accounts>,
+    origin: Origin,
+    ApiJson(body): ApiJson<VerificationToken>,
+) -> Result<StatusCode, ApiError> {
+    mediator::send(
+        &accounts,
+        VerifyEmail {
+            token: body.token,
+            origin,
+        },
+    )
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What shows that an address is its user's.
+enum Proof {
+    /// The token of the mail.
+    Token(String),
+    /// Somebody says so who may.
+    Authority,
+}
+
+/// The command for a named user; answers whether it is news.
+struct VerifyUser {
+    user_id: Uuid,
+    proof: Proof,
+    origin: Origin,
+}
+
+impl Request for VerifyUser {
+    const NAME: &'static str = "VerifyUser";
+    type Answer = bool;
+    type Error = ApiError;
+}
+
+impl Answer<VerifyUser> for Accounts {
+    async fn answer(&self, command: VerifyUser) -> Result<bool, ApiError> {
+        let VerifyUser { user_id, proof, origin } = command;
+        let tx = self.context.store.begin().await?;
+        if users_repository::find_in(&tx, user_id).await?.is_none() {
+            return Err(unknown());
+        }
+        let actor = match proof {
+            Proof::Authority => None,
+            Proof::Token(token) => {
+                let holder = users_repository::holder_of_verification(&tx, &hash_of(&token)).await?;
+                if holder != Some(user_id) {
+                    let bearer = HeaderValue::from_static("Bearer");
+                    return Err(ApiError::of(StatusCode::UNAUTHORIZED)
+                        .detail("The token is not good for this user.")
+                        .header(WWW_AUTHENTICATE, bearer));
+                }
+                Some(user_id)
+            }
+        };
+        let news = users_repository::verify(&tx, user_id).await?;
+        if news {
+            audit_repository::record(&tx, verified(user_id, actor, origin)).await?;
+        }
+        tx.commit().await?;
+        Ok(news)
+    }
+}
+
+/// The command for whoever the token was sent to.
+struct VerifyEmail {
+    token: String,
+    origin: Origin,
+}
+
+impl Request for VerifyEmail {
+    const NAME: &'static str = "VerifyEmail";
+    type Answer = ();
+    type Error = ApiError;
+}
+
+impl Answer<VerifyEmail> for Accounts {
+    async fn answer(&self, VerifyEmail { token, origin }: VerifyEmail) -> Result<(), ApiError> {
+        let refused = || ApiError::of(StatusCode::BAD_REQUEST).detail("The token is unknown, was used or has expired.");
+        let tx = self.context.store.begin().await?;
+        let holder = users_repository::holder_of_verification(&tx, &hash_of(&token)).await?;
+        let user_id = holder.ok_or_else(refused)?;
+        // Of two requests with one token the first uses it up.
+        if !users_repository::verify(&tx, user_id).await? {
+            return Err(refused());
+        }
+        audit_repository::record(&tx, verified(user_id, Some(user_id), origin)).await?;
+        Ok(tx.commit().await?)
+    }
+}
+
+fn verified(user_id: Uuid, actor: Option<Uuid>, origin: Origin) -> AuditEvent {
+    AuditEvent {
+        action: "user.verify",
+        actor: actor.map(|id| id.to_string()),
+        user_id: Some(user_id),
+        origin,
+        detail: None,
+    }
+}
+
+/// The page that the link of the mail opens. It is no part of the API's documentation.
+pub(crate) fn pages() -> OpenApiRouter<Accounts> {
+    const POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
+        form-action 'none'; frame-ancestors 'none'";
+    let file = |content_type: &'static str, text: &'static str| {
+        get(move || async move {
+            let headers = [
+                (CONTENT_TYPE, content_type),
+                (CONTENT_SECURITY_POLICY, POLICY),
+                (CACHE_CONTROL, "no-cache"),
+            ];
+            let page: Response = (headers, text).into_response();
+            page
+        })
+    };
+    OpenApiRouter::new()
+        .route(
+            "/verify-email",
+            file("text/html; charset=utf-8", include_str!("../pages/verify_email.html")),
+        )
+        .route(
+            "/verify-email.js",
+            file(
+                "text/javascript; charset=utf-8",
+                include_str!("../pages/verify_email.js"),
+            ),
+        )
+}

@@ -1,0 +1,106 @@
+//! Signing up, from the form to the confirmed address.
+
+use anyhow::{Context, Result};
+use posthaste_testkit::{TestDatabase, on_each_database};
+use serde_json::json;
+
+use crate::mailbox::Accounts;
+
+on_each_database!(
+    a_user_signs_up_and_confirms_the_address,
+    one_address_is_one_user_however_it_is_written,
+    many_at_once_make_one_user,
+);
+
+async fn a_user_signs_up_and_confirms_the_address(database: TestDatabase) -> Result<()> {
+    let accounts = Accounts::start(&database).await?;
+    let service = &accounts.service;
+    let reply = accounts.sign_up("Ann@Example.com").await?;
+    assert_eq!(reply.status, 201, "{reply:?}");
+    let id = reply.body["user_id"].as_str().context("an id")?.to_owned();
+    let wanted = json!({"status": "SUCCESS", "message": "User onboarded successfully", "verification": "PENDING", "user_id": id});
+    assert_eq!(reply.body, wanted);
+    let path = format!("/users/{id}");
+    assert_eq!(reply.header("location"), Some(path.as_str()));
+    // At once, and not only after the worker ran.
+    let reply = service.get(&path).await?;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(reply.body["email"], "ann@example.com");
+    assert_eq!(reply.body["verification_state"], "PENDING");
+    let mail = accounts.mail_to("ann@example.com", 1).await?;
+    assert!(
+        mail.text
+            .contains("\r\n\r\nhttps://accounts.example/verify-email#token="),
+        "{mail:?}"
+    );
+    accounts.settled().await?;
+    let told = accounts.told("user.registered").await?;
+    assert_eq!(told.len(), 1);
+    assert_eq!(
+        (&told[0]["user_id"], &told[0]["email"]),
+        (&json!(id), &json!("ann@example.com"))
+    );
+
+    let token = json!({"token": mail.token()?});
+    let verify = "/api/v1/auth/verify-email";
+    assert_eq!(service.post(verify, &token).await?.status, 204);
+    assert_eq!(
+        service.post(verify, &token).await?.status,
+        400,
+        "it is good for one use"
+    );
+    assert_eq!(service.get(&path).await?.body["verification_state"], "VERIFIED");
+    assert_eq!(service.count("audit_events WHERE action = 'user.verify'").await?, 1);
+    accounts.stop().await
+}
+
+async fn one_address_is_one_user_however_it_is_written(database: TestDatabase) -> Result<()> {
+    let accounts = Accounts::start(&database).await?;
+    assert_eq!(accounts.sign_up("ann@b\u{fc}cher.example").await?.status, 201);
+    for again in [
+        "ANN@b\u{fc}cher.example",
+        "ann@bu\u{308}cher.EXAMPLE",
+        "Ann@xn--bcher-kva.example",
+    ] {
+        let reply = accounts.sign_up(again).await?;
+        assert_eq!(reply.status, 409, "{again}: {reply:?}");
+        assert_eq!(
+            reply.body,
+            json!({"status": "FAILURE", "message": "User already exists"})
+        );
+    }
+    accounts.settled().await?;
+    assert_eq!(accounts.service.count("users").await?, 1);
+    assert_eq!(accounts.mails()?.len(), 1);
+    accounts.stop().await
+}
+
+async fn many_at_once_make_one_user(database: TestDatabase) -> Result<()> {
+    let accounts = Accounts::start(&database).await?;
+    let attempts = (0..16).map(|n| {
+        let email = if n % 2 == 0 {
+            "ann@example.com"
+        } else {
+            "ANN@Example.com"
+        };
+        accounts.sign_up(email)
+    });
+    let mut statuses = Vec::new();
+    for reply in futures_util::future::join_all(attempts).await {
+        statuses.push(reply?.status);
+    }
+    statuses.sort_unstable();
+    assert_eq!(
+        (statuses[0], statuses[1..].iter().all(|s| *s == 409)),
+        (201, true),
+        "{statuses:?}"
+    );
+    let registrations = (0..16).map(|_| accounts.register("bob@example.com"));
+    for reply in futures_util::future::join_all(registrations).await {
+        assert_eq!(reply?.status, 202);
+    }
+    accounts.settled().await?;
+    assert_eq!(accounts.service.count("users").await?, 2);
+    assert_eq!(accounts.told("user.registered").await?.len(), 2);
+    accounts.stop().await
+}
