@@ -1,7 +1,7 @@
 //! One store of users and the doors to it: sign-up, management, sign-in.
 
 mod audit_repository;
-mod common_passwords;
+mod block_passwords;
 mod create_user;
 mod delete_user;
 mod email_address;

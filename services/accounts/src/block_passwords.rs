@@ -175,7 +175,7 @@ mod tests {
             "maple-tractor-19-zinc",
             "748291650371946",
             "my dog ate seven sandwiches",
-            "🙂 🙃 🙂 🐘 🙃 🐘 🌵 🦊",
+            "\u{1f642} \u{1f643} \u{1f642} \u{1f418} \u{1f643} \u{1f418} \u{1f335} \u{1f98a}",
             "Tr0ub4dor&3-plus-more",
             "the otter sleeps in my canal",
         ] {
