@@ -44,7 +44,11 @@ async fn messages_arrive_once_and_in_order() -> Result<()> {
         load.acknowledge(300).await?;
 
         let seen = load.finish().await;
-        ensure!(seen.refused == 0, "{} refused; Kafka's absence is nobody's business", seen.refused);
+        ensure!(
+            seen.refused == 0,
+            "{} refused; Kafka's absence is nobody's business",
+            seen.refused
+        );
         expect_rows(Kind::Message, database.url(), &seen).await?;
         expect_order_per_sender(database.url()).await?;
         for process in [api, other, third] {

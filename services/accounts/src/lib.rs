@@ -69,10 +69,7 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
         hashing: PasswordHashing::of(&context.settings)?,
     };
     let mailer = Mailer::of(&context.settings)?;
-    Ok(ServiceParts {
-        routes: routes(accounts),
-        subscriptions: subscriptions(mailer),
-    })
+    Ok(ServiceParts::new(routes(accounts), subscriptions(mailer)))
 }
 
 fn routes(accounts: Accounts) -> OpenApiRouter {
