@@ -1,14 +1,13 @@
 //! The table `audit_events`: who did what, from where. Rows are only ever added, in the transaction of what they tell.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-
-use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::extract::{FromRef, FromRequestParts};
 use http::header::USER_AGENT;
 use http::request::Parts;
 use posthaste::correlation;
 use posthaste::store::{Column, Insert, OnConflict};
 use posthaste::{StoreError, Tx};
+use posthaste_host::auth::Caller;
+use posthaste_host::http::{ApiError, ClientAddress, TrustedProxies};
 use uuid::Uuid;
 
 /// Most characters kept of a user agent.
@@ -17,20 +16,23 @@ const AGENT: usize = 255;
 /// Where a request came from, as far as it is known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Origin {
-    /// The peer's address.
+    /// The client's address.
     pub ip: Option<String>,
     /// What the client says it is, without control characters and cut to 255 characters.
     pub user_agent: Option<String>,
 }
 
-impl<S: Sync> FromRequestParts<S> for Origin {
-    type Rejection = Infallible;
+impl<S: Sync> FromRequestParts<S> for Origin
+where
+    TrustedProxies: FromRef<S>,
+{
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let ClientAddress(ip) = ClientAddress::from_request_parts(parts, state).await?;
         let agent = parts.headers.get(USER_AGENT);
         Ok(Self {
-            ip: peer.map(|peer| peer.0.ip().to_canonical().to_string()),
+            ip: Some(ip.to_string()),
             user_agent: agent.map(|agent| {
                 let text = String::from_utf8_lossy(agent.as_bytes());
                 text.chars().filter(|c| !c.is_control()).take(AGENT).collect()
@@ -39,12 +41,17 @@ impl<S: Sync> FromRequestParts<S> for Origin {
     }
 }
 
+/// How `caller` is named as an actor.
+pub(crate) fn actor(caller: &Caller) -> Option<String> {
+    Some(caller.user_id().map_or("anybody".to_owned(), |id| id.to_string()))
+}
+
 /// Something that happened to an account.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AuditEvent {
     /// What: `user.register`, `user.login`.
     pub action: &'static str,
-    /// Who did it: a user's id, `anonymous`, or what else acts.
+    /// Who did it: a user's id, `anonymous` without a token, `anybody` where none is asked for.
     pub actor: Option<String>,
     /// To whose account.
     pub user_id: Option<Uuid>,

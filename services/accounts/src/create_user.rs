@@ -9,12 +9,13 @@ use contracts::{UserCreated, check_text};
 use posthaste::idempotency::StoredResponse;
 use posthaste::mediator::{self, Answer, Request};
 use posthaste::{Message, outbox};
+use posthaste_host::auth::{Admin, Caller};
 use posthaste_host::http::{ApiError, ApiJsonRaw, FieldError, IdempotencyKey, Validate, idempotent};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::Accounts;
-use crate::audit_repository::{self, AuditEvent, Origin};
+use crate::audit_repository::{self, AuditEvent, Origin, actor};
 use crate::email_address::EmailAddress;
 use crate::user::{UserView, check_email, check_name, id_for_key};
 use crate::users_repository::{self, NewUser};
@@ -79,6 +80,8 @@ pub(crate) struct OneUser {
     responses(
         (status = 201, description = "Created", body = OneUser, headers(("Location" = String, description = "The user"), ("ETag" = String, description = "Its version, for If-Match"))),
         (status = 400, description = "The body is no valid JSON"),
+        (status = 401, description = "No valid token"),
+        (status = 403, description = "Not an administrator's token"),
         (status = 409, description = "The address has an account, or the first request with this Idempotency-Key is still running"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is no JSON"),
@@ -88,6 +91,7 @@ pub(crate) struct OneUser {
 )]
 pub(crate) async fn create_user(
     State(accounts): State<Accounts>,
+    Admin(caller): Admin,
     key: Option<IdempotencyKey>,
     origin: Origin,
     ApiJsonRaw(user, bytes): ApiJsonRaw<UserToCreate>,
@@ -98,6 +102,7 @@ pub(crate) async fn create_user(
             user,
             key,
             bytes,
+            caller,
             origin,
         },
     )
@@ -110,6 +115,7 @@ struct CreateUser {
     key: Option<IdempotencyKey>,
     /// The body that the key belongs to.
     bytes: Bytes,
+    caller: Caller,
     origin: Origin,
 }
 
@@ -120,21 +126,24 @@ impl Request for CreateUser {
 }
 
 impl Answer<CreateUser> for Accounts {
-    async fn answer(
-        &self,
-        CreateUser {
+    async fn answer(&self, command: CreateUser) -> Result<Response, ApiError> {
+        let CreateUser {
             user,
             key,
             bytes,
+            caller,
             origin,
-        }: CreateUser,
-    ) -> Result<Response, ApiError> {
+        } = command;
         let email = EmailAddress::parse(&user.email).map_err(|rule| {
             let field = FieldError::new("/email", "email", rule);
             ApiError::validation(StatusCode::UNPROCESSABLE_ENTITY, vec![field])
         })?;
+        let scope = match caller.user_id() {
+            Some(id) => format!("{SCOPE} {id}"),
+            None => SCOPE.to_owned(),
+        };
         let user = NewUser {
-            id: id_for_key(SCOPE, key.as_ref(), &email),
+            id: id_for_key(&scope, key.as_ref(), &email),
             email,
             first_name: user.first_name,
             last_name: user.last_name,
@@ -144,7 +153,7 @@ impl Answer<CreateUser> for Accounts {
         };
         let location = HeaderValue::from_str(&format!("/api/v1/users/{}", user.id));
         let service = self.context.name;
-        let mut response = idempotent(&self.context.store, SCOPE, key.as_ref(), &bytes, |tx| {
+        let mut response = idempotent(&self.context.store, &scope, key.as_ref(), &bytes, |tx| {
             Box::pin(async move {
                 if !users_repository::claim(tx, &user).await? {
                     return Err(ApiError::of(StatusCode::CONFLICT).detail("A user with this address exists already."));
@@ -155,6 +164,7 @@ impl Answer<CreateUser> for Accounts {
                 };
                 let event = AuditEvent {
                     action: "user.create",
+                    actor: actor(&caller),
                     user_id: Some(made.id),
                     origin,
                     ..AuditEvent::default()

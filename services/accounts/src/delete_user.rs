@@ -6,13 +6,14 @@ use contracts::UserDeleted;
 use posthaste::mediator::{self, Answer, Request};
 use posthaste::message::now;
 use posthaste::{Message, outbox};
+use posthaste_host::auth::Caller;
 use posthaste_host::http::{ApiError, ApiPath};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::Accounts;
-use crate::audit_repository::{self, AuditEvent, Origin};
+use crate::audit_repository::{self, AuditEvent, Origin, actor};
 use crate::read_users::unknown;
 use crate::users_repository;
 
@@ -41,17 +42,27 @@ pub(crate) struct Deleted {
     params(("user_id" = Uuid, Path, description = "The user's id")),
     responses(
         (status = 200, description = "Deleted", body = Deletion),
-        (status = 404, description = "There is none with this id, or not any more"),
+        (status = 401, description = "No valid token"),
+        (status = 404, description = "There is none with this id, or not any more, or it is somebody else"),
         (status = 422, description = "The id is no UUID"),
         (status = 503, description = "The database is away"),
     )
 )]
 pub(crate) async fn delete_user(
     State(accounts): State<Accounts>,
+    caller: Caller,
     ApiPath(user_id): ApiPath<Uuid>,
     origin: Origin,
 ) -> Result<Json<Deletion>, ApiError> {
-    mediator::send(&accounts, DeleteUser { user_id, origin }).await?;
+    mediator::send(
+        &accounts,
+        DeleteUser {
+            user_id,
+            caller,
+            origin,
+        },
+    )
+    .await?;
     Ok(Json(Deletion {
         success: true,
         message: "User deleted successfully",
@@ -62,6 +73,7 @@ pub(crate) async fn delete_user(
 /// The command.
 struct DeleteUser {
     user_id: Uuid,
+    caller: Caller,
     origin: Origin,
 }
 
@@ -72,13 +84,22 @@ impl Request for DeleteUser {
 }
 
 impl Answer<DeleteUser> for Accounts {
-    async fn answer(&self, DeleteUser { user_id, origin }: DeleteUser) -> Result<(), ApiError> {
+    async fn answer(&self, command: DeleteUser) -> Result<(), ApiError> {
+        let DeleteUser {
+            user_id,
+            caller,
+            origin,
+        } = command;
+        if !caller.may_see(user_id) {
+            return Err(unknown());
+        }
         let mut tx = self.context.store.begin().await?;
         if !users_repository::delete(&tx, user_id).await? {
             return Err(unknown());
         }
         let event = AuditEvent {
             action: "user.delete",
+            actor: actor(&caller),
             user_id: Some(user_id),
             origin,
             ..AuditEvent::default()

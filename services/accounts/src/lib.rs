@@ -20,8 +20,11 @@ mod verify_email;
 
 use std::time::Duration;
 
+use axum::extract::FromRef;
 use posthaste::store::{Migration, Sql};
 use posthaste::{Event, RetryPolicy, Subscription, Unread};
+use posthaste_host::auth::Guard;
+use posthaste_host::http::TrustedProxies;
 use posthaste_host::{ConfigError, Service, ServiceContext, ServiceParts};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -61,12 +64,28 @@ const MIGRATIONS: &[Migration] = &[Migration {
 pub(crate) struct Accounts {
     context: ServiceContext,
     hashing: PasswordHashing,
+    guard: Guard,
+    proxies: TrustedProxies,
+}
+
+impl FromRef<Accounts> for Guard {
+    fn from_ref(accounts: &Accounts) -> Self {
+        accounts.guard.clone()
+    }
+}
+
+impl FromRef<Accounts> for TrustedProxies {
+    fn from_ref(accounts: &Accounts) -> Self {
+        accounts.proxies.clone()
+    }
 }
 
 fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
     let accounts = Accounts {
         context: context.clone(),
         hashing: PasswordHashing::of(&context.settings)?,
+        guard: context.guard(),
+        proxies: TrustedProxies::of(&context.settings)?,
     };
     let mailer = Mailer::of(&context.settings)?;
     Ok(ServiceParts::new(routes(accounts), subscriptions(mailer)))

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use posthaste::StoreError;
 use posthaste::mediator::{self, Answer, Request};
 use posthaste_host::KeysetCursor;
+use posthaste_host::auth::{Admin, Caller};
 use posthaste_host::http::{ApiError, ApiPath, ApiQuery, FieldError, Validate};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -84,12 +85,15 @@ pub(crate) struct UsersPage {
     params(PageQuery),
     responses(
         (status = 200, description = "A page of users", body = UsersPage),
+        (status = 401, description = "No valid token"),
+        (status = 403, description = "Not an administrator's token"),
         (status = 422, description = "A parameter is invalid"),
         (status = 503, description = "The database is away"),
     )
 )]
 pub(crate) async fn list_users(
     State(accounts): State<Accounts>,
+    Admin(_caller): Admin,
     ApiQuery(page): ApiQuery<PageQuery>,
 ) -> Result<Json<UsersPage>, ApiError> {
     Ok(Json(mediator::send(&accounts, ListUsers(page)).await?))
@@ -103,16 +107,18 @@ pub(crate) async fn list_users(
     params(("user_id" = Uuid, Path, description = "The user's id")),
     responses(
         (status = 200, description = "The user", body = OneUser, headers(("ETag" = String, description = "Its version, for If-Match"))),
-        (status = 404, description = "There is none with this id"),
+        (status = 401, description = "No valid token"),
+        (status = 404, description = "There is none with this id, or it is somebody else"),
         (status = 422, description = "The id is no UUID"),
         (status = 503, description = "The database is away"),
     )
 )]
 pub(crate) async fn read_user(
     State(accounts): State<Accounts>,
+    caller: Caller,
     ApiPath(user_id): ApiPath<Uuid>,
 ) -> Result<Response, ApiError> {
-    one(mediator::send(&accounts, GetUserById(user_id)).await?)
+    one(&caller, mediator::send(&accounts, GetUserById(user_id)).await?)
 }
 
 /// One user, by the address in any spelling.
@@ -123,19 +129,22 @@ pub(crate) async fn read_user(
     params(("email" = String, Path, description = "The user's address")),
     responses(
         (status = 200, description = "The user", body = OneUser, headers(("ETag" = String, description = "Its version, for If-Match"))),
-        (status = 404, description = "There is none with this address"),
+        (status = 401, description = "No valid token"),
+        (status = 404, description = "There is none with this address, or it is somebody else"),
         (status = 503, description = "The database is away"),
     )
 )]
 pub(crate) async fn read_user_by_email(
     State(accounts): State<Accounts>,
+    caller: Caller,
     ApiPath(email): ApiPath<String>,
 ) -> Result<Response, ApiError> {
-    one(mediator::send(&accounts, GetUserByEmail(email)).await?)
+    one(&caller, mediator::send(&accounts, GetUserByEmail(email)).await?)
 }
 
-fn one(user: Option<User>) -> Result<Response, ApiError> {
-    user.map(|user| shown(user, "User retrieved successfully"))
+fn one(caller: &Caller, user: Option<User>) -> Result<Response, ApiError> {
+    user.filter(|user| caller.may_see(user.id))
+        .map(|user| shown(user, "User retrieved successfully"))
         .ok_or_else(unknown)
 }
 

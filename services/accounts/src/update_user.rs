@@ -7,13 +7,14 @@ use axum::response::Response;
 use contracts::UserUpdated;
 use posthaste::mediator::{self, Answer, Request};
 use posthaste::{Message, outbox};
+use posthaste_host::auth::Caller;
 use posthaste_host::http::{ApiError, ApiJson, ApiPath, FieldError, Validate};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::Accounts;
-use crate::audit_repository::{self, AuditEvent, Origin};
+use crate::audit_repository::{self, AuditEvent, Origin, actor};
 use crate::create_user::{OneUser, check_bio};
 use crate::read_users::{shown, unknown};
 use crate::user::{User, check_name};
@@ -67,7 +68,8 @@ impl Validate for UserChanges {
     responses(
         (status = 200, description = "Changed", body = OneUser, headers(("ETag" = String, description = "Its version, for If-Match"))),
         (status = 400, description = "The body is no valid JSON"),
-        (status = 404, description = "There is none with this id"),
+        (status = 401, description = "No valid token"),
+        (status = 404, description = "There is none with this id, or it is somebody else"),
         (status = 412, description = "The user has changed since it was read"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is no JSON"),
@@ -77,6 +79,7 @@ impl Validate for UserChanges {
 )]
 pub(crate) async fn update_user(
     State(accounts): State<Accounts>,
+    caller: Caller,
     ApiPath(user_id): ApiPath<Uuid>,
     headers: HeaderMap,
     origin: Origin,
@@ -86,6 +89,7 @@ pub(crate) async fn update_user(
         user_id,
         changes,
         condition: Condition::of(&headers),
+        caller,
         origin,
     };
     let user = mediator::send(&accounts, command).await?;
@@ -125,6 +129,7 @@ struct UpdateUser {
     user_id: Uuid,
     changes: UserChanges,
     condition: Condition,
+    caller: Caller,
     origin: Origin,
 }
 
@@ -140,8 +145,12 @@ impl Answer<UpdateUser> for Accounts {
             user_id,
             changes,
             condition,
+            caller,
             origin,
         } = command;
+        if !caller.may_see(user_id) {
+            return Err(unknown());
+        }
         let changed =
             || ApiError::of(StatusCode::PRECONDITION_FAILED).detail("The user has changed since it was read.");
         let mut tx = self.context.store.begin().await?;
@@ -163,10 +172,10 @@ impl Answer<UpdateUser> for Accounts {
         let user = users_repository::find_in(&tx, user_id).await?.ok_or_else(unknown)?;
         let event = AuditEvent {
             action: "user.update",
+            actor: actor(&caller),
             user_id: Some(user_id),
             origin,
             detail: Some(members.join(", ")),
-            ..AuditEvent::default()
         };
         audit_repository::record(&tx, event).await?;
         let event = UserUpdated {

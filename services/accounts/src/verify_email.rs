@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use chrono::{DateTime, Utc};
 use posthaste::mediator::{self, Answer, Request};
+use posthaste_host::auth::{Caller, Visitor};
 use posthaste_host::http::{ApiError, ApiJson, ApiPath, FieldError, Validate};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -16,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use crate::Accounts;
-use crate::audit_repository::{self, AuditEvent, Origin};
+use crate::audit_repository::{self, AuditEvent, Origin, actor};
 use crate::read_users::{GetUserById, unknown};
 use crate::secret_token::hash_of;
 use crate::user::Verification;
@@ -50,12 +51,19 @@ pub(crate) struct SignupView {
     status: &'static str,
     #[schema(example = "User retrieved successfully")]
     message: &'static str,
+    verification_state: Verification,
+    user_id: Uuid,
+    #[serde(flatten)]
+    details: Option<SignupDetails>,
+}
+
+/// What only the user and administrators see.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SignupDetails {
     #[schema(example = "ann@example.com")]
     email: String,
     first_name: String,
     last_name: String,
-    verification_state: Verification,
-    user_id: Uuid,
     created_on: DateTime<Utc>,
 }
 
@@ -68,7 +76,7 @@ pub(crate) struct VerificationAnswer {
     message: &'static str,
 }
 
-/// Somebody who has signed up; `PENDING` until the address is confirmed.
+/// Somebody who has signed up; `PENDING` until the address is confirmed. Strangers see no more than that.
 #[utoipa::path(
     get,
     path = "/users/{user_id}",
@@ -83,6 +91,7 @@ pub(crate) struct VerificationAnswer {
 )]
 pub(crate) async fn read_signup(
     State(accounts): State<Accounts>,
+    Visitor(visitor): Visitor,
     ApiPath(user_id): ApiPath<Uuid>,
 ) -> Result<Json<SignupView>, ApiError> {
     let user = mediator::send(&accounts, GetUserById(user_id))
@@ -91,12 +100,16 @@ pub(crate) async fn read_signup(
     Ok(Json(SignupView {
         status: "SUCCESS",
         message: "User retrieved successfully",
-        email: user.email,
-        first_name: user.first_name,
-        last_name: user.last_name,
         verification_state: user.verification,
         user_id: user.id,
-        created_on: user.created_at,
+        details: visitor
+            .filter(|visitor| visitor.may_see(user.id))
+            .map(|_| SignupDetails {
+                email: user.email,
+                first_name: user.first_name,
+                last_name: user.last_name,
+                created_on: user.created_at,
+            }),
     }))
 }
 
@@ -119,13 +132,15 @@ pub(crate) async fn read_signup(
 )]
 pub(crate) async fn verify_user(
     State(accounts): State<Accounts>,
+    Visitor(visitor): Visitor,
     ApiPath(user_id): ApiPath<Uuid>,
     origin: Origin,
     request: HttpRequest,
 ) -> Result<Json<VerificationAnswer>, ApiError> {
-    let proof = match token_of(request).await? {
-        Some(token) => Proof::Token(token),
-        None => Proof::Authority,
+    let proof = match (token_of(request).await?, visitor) {
+        (Some(token), _) => Proof::Token(token),
+        (None, Some(caller)) if caller.is_admin() => Proof::Authority(caller),
+        (None, _) => Proof::None,
     };
     let command = VerifyUser { user_id, proof, origin };
     let message = match mediator::send(&accounts, command).await? {
@@ -184,7 +199,9 @@ enum Proof {
     /// The token of the mail.
     Token(String),
     /// Somebody says so who may.
-    Authority,
+    Authority(Caller),
+    /// Nothing.
+    None,
 }
 
 /// The command for a named user; answers whether it is news.
@@ -208,17 +225,15 @@ impl Answer<VerifyUser> for Accounts {
             return Err(unknown());
         }
         let actor = match proof {
-            Proof::Authority => None,
+            Proof::Authority(caller) => actor(&caller),
             Proof::Token(token) => {
                 let holder = users_repository::holder_of_verification(&tx, &hash_of(&token)).await?;
                 if holder != Some(user_id) {
-                    let bearer = HeaderValue::from_static("Bearer");
-                    return Err(ApiError::of(StatusCode::UNAUTHORIZED)
-                        .detail("The token is not good for this user.")
-                        .header(WWW_AUTHENTICATE, bearer));
+                    return Err(unproven());
                 }
-                Some(user_id)
+                Some(user_id.to_string())
             }
+            Proof::None => return Err(unproven()),
         };
         let news = users_repository::verify(&tx, user_id).await?;
         if news {
@@ -251,15 +266,22 @@ impl Answer<VerifyEmail> for Accounts {
         if !users_repository::verify(&tx, user_id).await? {
             return Err(refused());
         }
-        audit_repository::record(&tx, verified(user_id, Some(user_id), origin)).await?;
+        audit_repository::record(&tx, verified(user_id, Some(user_id.to_string()), origin)).await?;
         Ok(tx.commit().await?)
     }
 }
 
-fn verified(user_id: Uuid, actor: Option<Uuid>, origin: Origin) -> AuditEvent {
+fn unproven() -> ApiError {
+    let bearer = HeaderValue::from_static("Bearer");
+    ApiError::of(StatusCode::UNAUTHORIZED)
+        .detail("This needs the token from the mail, or an administrator's.")
+        .header(WWW_AUTHENTICATE, bearer)
+}
+
+fn verified(user_id: Uuid, actor: Option<String>, origin: Origin) -> AuditEvent {
     AuditEvent {
         action: "user.verify",
-        actor: actor.map(|id| id.to_string()),
+        actor,
         user_id: Some(user_id),
         origin,
         detail: None,
