@@ -268,6 +268,11 @@ fn envelopes(table: &mut Table<'_>) {
         let what = format!("no JSON and a long {attribute}");
         table.push(&what, what.as_bytes(), Fate::Dead(CONTRACT)).attributes = vec![(attribute, long.clone())];
     }
+    // Bytes that read like what the next one is known by.
+    let name = name();
+    table.push("a name alone", name.as_bytes(), Fate::Dead(CONTRACT));
+    let body = table.queue.good(&name);
+    table.push("good under that name", body, Fate::Stored(name));
     // Without an id the body tells them apart.
     for n in 0..2 {
         table.good(&format!("an empty id, {n}")).id = Some(String::new());

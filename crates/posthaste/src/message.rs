@@ -26,6 +26,9 @@ const KEY_BYTES: usize = 512;
 
 const FOREIGN: Uuid = Uuid::from_u128(0x6f0f_9d4e_3c56_4a1b_9d0e_70a5_7e6a_57e1);
 
+/// Apart from [`FOREIGN`]: a body that is no JSON may read like another producer's id.
+const BODY: Uuid = Uuid::from_u128(0x9a41_0c5f_7d2e_4b86_8f13_2c60_d1be_9047);
+
 impl MessageId {
     /// A fresh UUIDv7.
     pub fn new() -> Self {
@@ -42,7 +45,7 @@ impl MessageId {
 
     /// The id of a message that came without any: a UUIDv5 of its bytes.
     pub fn of_body(body: &[u8]) -> Self {
-        Self(Uuid::new_v5(&FOREIGN, body))
+        Self(Uuid::new_v5(&BODY, body))
     }
 
     /// The id of the `n`th message that `subscription` publishes while it handles this one.
