@@ -85,15 +85,15 @@ fn nested(depth: usize) -> String {
     format!("{}1{}", "[".repeat(depth), "]".repeat(depth))
 }
 
-/// All cases for `queue`, whose transport takes bodies of `largest` bytes.
-pub fn letters(queue: &Queue, largest: usize) -> Vec<Letter> {
+/// All cases for `queue`, whose transport carries bodies of `largest` bytes and its dead letters, and takes `most`.
+pub fn letters(queue: &Queue, largest: usize, most: usize) -> Vec<Letter> {
     let mut table = Table {
         queue,
         letters: Vec::new(),
     };
     no_contract(&mut table);
     members(&mut table);
-    large_and_deep(&mut table, largest);
+    large_and_deep(&mut table, largest, most);
     clocks(&mut table);
     told_times(&mut table);
     envelopes(&mut table);
@@ -172,7 +172,8 @@ fn members(table: &mut Table<'_>) {
     }
 }
 
-fn large_and_deep(table: &mut Table<'_>, largest: usize) {
+fn large_and_deep(table: &mut Table<'_>, largest: usize, most: usize) {
+    table.bad("no room for anything else", "{".repeat(most));
     table.bad("a name as large as can be", table.queue.good(&"x".repeat(largest / 2)));
     table.bad("as many brackets as can be", "[".repeat(largest));
     if table.queue.free.is_some() {

@@ -67,6 +67,14 @@ impl Door {
         }
     }
 
+    /// The largest that it takes from anybody.
+    pub fn most(&self) -> usize {
+        match self {
+            Self::Amqp { .. } | Self::Sql(_) => self.largest(),
+            Self::Kafka { .. } => 1_048_400,
+        }
+    }
+
     /// Declares `queue` as most clients do, where there is something to declare.
     pub async fn declare(&self, queue: &str) -> Result<()> {
         if let Self::Amqp { channel, .. } = self {

@@ -99,6 +99,14 @@ pub async fn record(store: &Store) -> Result<(), StoreError> {
 /// that it cannot carry would stay pending for ever. The dead letter itself keeps them.
 const COPIED: usize = 64 * 1024;
 
+/// The header of a copy that names the queue the message came on.
+const ORIGIN: &str = "posthaste-origin-destination";
+
+/// Whether `message` is a copy for a dead-letter queue.
+pub(crate) fn is_copy(message: &Message) -> bool {
+    message.headers.contains_key(ORIGIN)
+}
+
 /// Where a message stood when it was given up.
 pub(crate) enum Origin {
     /// It came from the transport and is new to the inbox.
@@ -153,8 +161,7 @@ pub(crate) async fn bury(
             .insert("posthaste-error-message".to_owned(), error.chars().take(1000).collect());
         copy.headers
             .insert("posthaste-attempt".to_owned(), attempts.to_string());
-        copy.headers
-            .insert("posthaste-origin-destination".to_owned(), message.topic.clone());
+        copy.headers.insert(ORIGIN.to_owned(), message.topic.clone());
         told.push(copy);
     }
     if let Some(on_dead) = &subscription.on_dead {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::broker::{Broker, BrokerError};
+use crate::dead_letter;
 use crate::failpoint::{self, mutant};
 use crate::failure::chain;
 use crate::floor::Floor;
@@ -230,6 +231,11 @@ impl Relay {
         }
         let lanes: Vec<Lane> = rows.iter().map(lane).collect();
         let ages: Vec<f64> = rows.iter().map(|row| row.age).collect();
+        let copies: HashSet<i64> = rows
+            .iter()
+            .filter(|row| dead_letter::is_copy(&row.message))
+            .map(|row| row.seq)
+            .collect();
         failpoint::hit("relay.publishing").await;
         let started = Instant::now();
         let results = self.publish(rows).await;
@@ -244,6 +250,11 @@ impl Relay {
                 Ok(()) => {
                     self.waiting.remove(&lane);
                     metrics::histogram!(metric::OUTBOX_LAG).record(age + took.as_secs_f64());
+                    confirmed.push(*seq);
+                }
+                // With its cause in its headers it is larger than what came. It would be pending for ever.
+                Err(error @ BrokerError::TooLarge(_)) if copies.contains(seq) => {
+                    tracing::error!(service = self.service, error = %chain(&error), "a dead letter is kept without a copy in its queue");
                     confirmed.push(*seq);
                 }
                 Err(error) => {

@@ -29,6 +29,9 @@ pub enum BrokerError {
     /// The transport did not answer in time.
     #[error("the transport did not confirm within {0:?}")]
     Deadline(Duration),
+    /// The transport never takes a message of this size.
+    #[error("the message is too large for the transport: {0}")]
+    TooLarge(String),
     /// The transport refused the message.
     #[error("the transport refused the message: {0}")]
     Refused(String),

@@ -192,10 +192,11 @@ async fn settled(delivery: DeliveryFuture, end: Instant) -> Result<(), BrokerErr
 
 fn refused(error: KafkaError) -> BrokerError {
     match error.rdkafka_error_code() {
+        Some(code @ (RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize)) => {
+            BrokerError::TooLarge(code.to_string())
+        }
         Some(
-            code @ (RDKafkaErrorCode::MessageSizeTooLarge
-            | RDKafkaErrorCode::InvalidMessageSize
-            | RDKafkaErrorCode::InvalidTopic
+            code @ (RDKafkaErrorCode::InvalidTopic
             | RDKafkaErrorCode::InvalidRecord
             | RDKafkaErrorCode::TopicAuthorizationFailed),
         ) => BrokerError::Refused(code.to_string()),
