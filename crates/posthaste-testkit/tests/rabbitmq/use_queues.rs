@@ -1,8 +1,12 @@
 //! Queues that operators declare, delete or share.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use posthaste::Unread;
+use posthaste::dead_letter::{self, Selection};
 use posthaste_testkit::{TestDatabase, servers, wait_until};
 
 use crate::foreign_client::Client;
@@ -144,6 +148,46 @@ async fn quorum_queues_by_url() -> Result<()> {
         .publish(&topic, br#"{"key":"hand","n":1}"#, BasicProperties::default())
         .await?;
     shop.wait_for(101).await?;
+    engine.stop(LIMIT).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_reads_in_time_is_a_dead_letter() -> Result<()> {
+    let (database, url, topic) = (TestDatabase::sqlite()?, servers::rabbitmq()?, topic());
+    let shop = Shop::open(&database, &url, &topic).await?;
+    let mut selling = shop.selling();
+    selling.unread = Some(Unread {
+        after: Duration::from_millis(500),
+        queue: format!("{topic}.unread"),
+    });
+    // A process that only publishes declares the queue as its reader would.
+    shop.broker.learn(std::slice::from_ref(&selling));
+    let messages = (0..30).map(|n| shop.message(&sale(n))).collect::<Result<Vec<_>>>()?;
+    let confirmed = shop.broker.publish(messages).await;
+    ensure!(confirmed.iter().all(Result::is_ok), "{confirmed:?}");
+    let client = Client::connect(&url).await?;
+    wait_until("the messages to be moved", LIMIT, || async {
+        let options = lapin::options::QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        let queue = format!("{topic}.unread").into();
+        let moved = client.channel.queue_declare(queue, options, FieldTable::default());
+        (moved.await.ok()?.message_count() == 30).then_some(())
+    })
+    .await?;
+    let engine = shop.start(vec![selling]);
+    wait_until("the dead letters", LIMIT, || async {
+        (shop.dead().await.ok()? == 30).then_some(())
+    })
+    .await?;
+    ensure!(shop.effects("").await?.is_empty());
+    ensure!(dead_letter::replay(&shop.store, &Selection::default()).await? == 30);
+    shop.sold_once(0..30).await?;
+    // What is read in time is handled as ever.
+    shop.append_sales(30..40).await?;
+    shop.sold_once(0..40).await?;
     engine.stop(LIMIT).await;
     Ok(())
 }

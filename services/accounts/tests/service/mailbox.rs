@@ -89,6 +89,13 @@ impl Accounts {
         .await
     }
 
+    pub async fn count_is(&self, table: &str, wanted: i64) -> Result<()> {
+        wait_until(&format!("{wanted} rows in {table}"), LIMIT, || async {
+            (self.service.count(table).await.ok()? == wanted).then_some(())
+        })
+        .await
+    }
+
     /// Waits until everything that was asked for is worked off.
     pub async fn settled(&self) -> Result<()> {
         let sql = "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') \

@@ -1,4 +1,10 @@
 //! The service as its users meet it: HTTP, queues, mail, a real database.
 
+mod keep_secrets;
 mod mailbox;
+mod manage_users;
+mod over_rabbitmq;
+mod refuse_bad_input;
+mod send_mail;
 mod sign_up;
+mod something_fails;

@@ -1,0 +1,132 @@
+//! Mail through a server that takes it, is away, or refuses it.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use posthaste_testkit::{TestDatabase, wait_until};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::mailbox::{Accounts, LIMIT};
+
+/// A mail server that keeps what it takes.
+struct Server {
+    port: u16,
+    mails: Arc<Mutex<Vec<String>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    /// It answers recipients whose address contains `refused` with a permanent failure.
+    async fn listen(port: u16, refused: &'static str) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        let port = listener.local_addr()?.port();
+        let mails = Arc::new(Mutex::new(Vec::new()));
+        let kept = mails.clone();
+        let task = tokio::spawn(async move {
+            // They end with the server.
+            let mut clients = tokio::task::JoinSet::new();
+            while let Ok((socket, _)) = listener.accept().await {
+                let kept = kept.clone();
+                // A client that hangs up is its own business.
+                clients.spawn(async move { drop(talk(socket, kept, refused).await) });
+            }
+        });
+        Ok(Self { port, mails, task })
+    }
+
+    fn mails(&self) -> Vec<String> {
+        self.mails.lock().map(|mails| mails.clone()).unwrap_or_default()
+    }
+}
+
+async fn talk(socket: TcpStream, kept: Arc<Mutex<Vec<String>>>, refused: &str) -> Result<()> {
+    let (read, mut write) = socket.into_split();
+    let mut lines = BufReader::new(read).lines();
+    write.write_all(b"220 test\r\n").await?;
+    while let Some(line) = lines.next_line().await? {
+        let answer = match line.split([' ', ':']).next().unwrap_or_default() {
+            "EHLO" => "250-test\r\n250 8BITMIME\r\n",
+            "RCPT" if line.contains(refused) => "550 no such mailbox\r\n",
+            "DATA" => {
+                write.write_all(b"354 go on\r\n").await?;
+                let mut mail = String::new();
+                while let Some(line) = lines.next_line().await?.filter(|line| line != ".") {
+                    mail.push_str(&line);
+                    mail.push('\n');
+                }
+                kept.lock().map(|mut mails| mails.push(mail)).ok().context("poisoned")?;
+                "250 kept\r\n"
+            }
+            "QUIT" => "221 bye\r\n",
+            _ => "250 fine\r\n",
+        };
+        write.write_all(answer.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_goes_through_the_server_also_one_that_comes_later() -> Result<()> {
+    let server = Server::listen(0, "nobody").await?;
+    let port = server.port;
+    let url = format!("smtp://127.0.0.1:{port}");
+    let settings = [
+        ("SMTP_URL", url.as_str()),
+        ("MAIL_FROM", "Accounts <hello@example.com>"),
+    ];
+    let database = TestDatabase::sqlite()?;
+    let accounts = Accounts::start_with(&database, &settings).await?;
+    assert_eq!(accounts.sign_up("ann@example.com").await?.status, 201);
+    let mail = wait_until("the mail", LIMIT, || async { server.mails().first().cloned() }).await?;
+    for line in [
+        "From: Accounts <hello@example.com>",
+        "To: ann@example.com",
+        "Subject: Welcome: please confirm your address",
+        "Content-Transfer-Encoding: 7bit",
+    ] {
+        assert!(mail.lines().any(|found| found == line), "{line}: {mail}");
+    }
+    assert!(
+        mail.lines()
+            .any(|line| line.starts_with("Message-ID: <") && line.ends_with("@example.com>")),
+        "{mail}"
+    );
+    assert!(
+        mail.lines()
+            .any(|line| line.starts_with("https://accounts.example/verify-email#token=")),
+        "{mail}"
+    );
+
+    server.task.abort();
+    assert!(server.task.await.is_err());
+    assert_eq!(accounts.sign_up("bob@example.com").await?.status, 201);
+    accounts
+        .count_is(
+            "inbox_messages WHERE status = 'parked' AND subscription = 'accounts.mail_user'",
+            1,
+        )
+        .await?;
+    let server = Server::listen(port, "nobody").await?;
+    let mail = wait_until("the mail", LIMIT, || async { server.mails().first().cloned() }).await?;
+    assert!(mail.contains("\nTo: bob@example.com\n"), "{mail}");
+    accounts.settled().await?;
+    // What is refused for good is given up at once, and the user is there all the same.
+    assert_eq!(accounts.sign_up("nobody@example.com").await?.status, 201);
+    accounts.count_is("inbox_messages WHERE status = 'dead'", 1).await?;
+    let sql = "SELECT error FROM inbox_messages WHERE status = 'dead'";
+    let error: String = accounts
+        .service
+        .store()
+        .query(sql, vec![])
+        .await?
+        .first()
+        .context("a row")?
+        .get("error")?;
+    assert!(
+        error.contains("refused the mail for good") && !error.contains("nobody"),
+        "{error}"
+    );
+    assert!(accounts.mails()?.is_empty(), "no file beside it");
+    accounts.stop().await
+}

@@ -1,0 +1,186 @@
+//! What fails for a moment costs nobody a sign-up; what comes again has no second effect.
+
+use anyhow::{Context, Result, ensure};
+use posthaste::dead_letter::{self, Selection};
+use posthaste_testkit::{TestDatabase, on_each_database, wait_until};
+use serde_json::json;
+
+use crate::mailbox::{Accounts, LIMIT};
+
+on_each_database!(
+    a_transient_failure_is_tried_again_and_ends_well,
+    what_comes_again_has_no_second_effect,
+    what_was_given_up_can_be_replayed,
+    a_token_is_good_for_one_user_one_use_and_a_day,
+);
+
+async fn a_transient_failure_is_tried_again_and_ends_well(database: TestDatabase) -> Result<()> {
+    let accounts = Accounts::start(&database).await?;
+    let service = &accounts.service;
+    // The worker cannot write what it has to tell.
+    service
+        .refuse_rows("outbox_messages", "topic", "user.registered")
+        .await?;
+    let reply = accounts.sign_up("ann@example.com").await?;
+    assert_eq!(reply.status, 201, "{reply:?}");
+    let parked = "inbox_messages WHERE status = 'parked' AND attempts >= 3";
+    wait_until("three attempts", LIMIT, || async {
+        (service.count(parked).await.ok()? == 1).then_some(())
+    })
+    .await?;
+    let id = reply.body["user_id"].as_str().context("an id")?;
+    assert_eq!(
+        service.get(&format!("/users/{id}")).await?.body["verification_state"],
+        "PENDING"
+    );
+    service.accept_rows("outbox_messages").await?;
+    accounts.mail_to("ann@example.com", 1).await?;
+    accounts.settled().await?;
+    assert_eq!(service.count("inbox_messages WHERE status = 'dead'").await?, 0);
+    assert_eq!(accounts.told("user.registered").await?.len(), 1);
+    accounts.stop().await
+}
+
+async fn what_comes_again_has_no_second_effect(database: TestDatabase) -> Result<()> {
+    let accounts = Accounts::start(&database).await?;
+    let service = &accounts.service;
+    accounts.sign_up("ann@example.com").await?;
+    accounts.mail_to("ann@example.com", 1).await?;
+    accounts.settled().await?;
+    // As if the process had died after the transport had the messages and before they were marked.
+    let unmark = "UPDATE outbox_messages SET status = 'pending', published_at = NULL \
+        WHERE topic IN ('user_onboarding_queue', 'user_mail_queue')";
+    service.store().execute(unmark, vec![]).await?;
+    // And as if somebody had put the sign-up into the queue by hand, without its id.
+    let sql = "SELECT body FROM outbox_messages WHERE topic = 'user_onboarding_queue'";
+    let body: Vec<u8> = service
+        .store()
+        .query(sql, vec![])
+        .await?
+        .first()
+        .context("a message")?
+        .get("body")?;
+    let sql = "INSERT INTO queue_messages (topic, body) VALUES ('user_onboarding_queue', $1)";
+    service.store().execute(sql, vec![body.into()]).await?;
+    let mail = accounts.mail;
+    accounts.service.stop().await?;
+    let service = crate::mailbox::start_in(mail.path(), &database, &[]).await?;
+    let accounts = Accounts { service, mail };
+    accounts
+        .count_is("inbox_messages WHERE subscription = 'accounts.onboard_user'", 2)
+        .await?;
+    accounts.settled().await?;
+    assert_eq!(accounts.service.count("users").await?, 1);
+    assert_eq!(accounts.mails()?.len(), 1);
+    assert_eq!(accounts.told("user.registered").await?.len(), 1);
+    accounts.stop().await
+}
+
+async fn what_was_given_up_can_be_replayed(database: TestDatabase) -> Result<()> {
+    let accounts = Accounts::start(&database).await?;
+    let service = &accounts.service;
+    service
+        .refuse_rows("outbox_messages", "topic", "user_mail_queue")
+        .await?;
+    accounts.sign_up("ann@example.com").await?;
+    accounts
+        .count_is("inbox_messages WHERE status = 'parked' AND attempts >= 3", 1)
+        .await?;
+    // The remaining attempts take a minute; as if they were used up.
+    let spend = "UPDATE inbox_messages SET attempts = 9, due_at = received_at WHERE status = 'parked'";
+    service.store().execute(spend, vec![]).await?;
+    accounts.count_is("inbox_messages WHERE status = 'dead'", 1).await?;
+    service.accept_rows("outbox_messages").await?;
+    ensure!(dead_letter::replay(service.store(), &Selection::default()).await? == 1);
+    accounts.mail_to("ann@example.com", 1).await?;
+    accounts.settled().await?;
+    assert_eq!(service.count("inbox_messages WHERE status = 'dead'").await?, 0);
+    accounts.stop().await
+}
+
+async fn a_token_is_good_for_one_user_one_use_and_a_day(database: TestDatabase) -> Result<()> {
+    let accounts = Accounts::start(&database).await?;
+    let service = &accounts.service;
+    let verify = "/api/v1/auth/verify-email";
+    let mut ids = Vec::new();
+    let mut tokens = Vec::new();
+    for email in ["ann@example.com", "bob@example.com", "eve@example.com"] {
+        let reply = accounts.sign_up(email).await?;
+        ids.push(reply.body["user_id"].as_str().context("an id")?.to_owned());
+        tokens.push(accounts.mail_to(email, 1).await?.token()?);
+    }
+    let put = async |id: &str, token: &str| {
+        let body = json!({"token": token}).to_string().into_bytes();
+        service
+            .send(
+                "PUT",
+                &format!("/users/{id}"),
+                &[("Content-Type", "application/json")],
+                body,
+            )
+            .await
+    };
+    // Another one's, and one bit off.
+    assert_eq!(put(&ids[0], &tokens[1]).await?.status, 401);
+    let mut off = tokens[0].clone();
+    let last = off.pop().context("a token")?;
+    off.push(if last == 'A' { 'B' } else { 'A' });
+    let refused = put(&ids[0], &off).await?;
+    assert_eq!(
+        (refused.status, refused.header("www-authenticate")),
+        (401, Some("Bearer")),
+        "{refused:?}"
+    );
+    assert_eq!(service.post(verify, &json!({"token": off})).await?.status, 400);
+
+    let right = put(&ids[0], &tokens[0]).await?;
+    assert_eq!(
+        (right.status, &right.body["message"]),
+        (200, &json!("User verified successfully")),
+        "{right:?}"
+    );
+    assert_eq!(put(&ids[0], &tokens[0]).await?.status, 401, "used");
+    assert_eq!(
+        service.post(verify, &json!({"token": tokens[0]})).await?.status,
+        400,
+        "used"
+    );
+
+    let late = "UPDATE users SET verification_expires_at = created_at WHERE id = $1";
+    let id = service.store().dialect().uuid(ids[1].parse()?);
+    service.store().execute(late, vec![id]).await?;
+    assert_eq!(
+        service.post(verify, &json!({"token": tokens[1]})).await?.status,
+        400,
+        "too late"
+    );
+
+    // Of many at once one counts.
+    let token = json!({"token": tokens[2]});
+    let mut statuses = Vec::new();
+    for reply in futures_util::future::join_all((0..8).map(|_| service.post(verify, &token))).await {
+        statuses.push(reply?.status);
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, [204, 400, 400, 400, 400, 400, 400, 400]);
+
+    // Where the guard is open nobody needs a token.
+    let path = format!("/users/{}", ids[1]);
+    let open = service.send("PUT", &path, &[], Vec::new()).await?;
+    assert_eq!(
+        (open.status, &open.body["message"]),
+        (200, &json!("User verified successfully")),
+        "{open:?}"
+    );
+    let again = service.send("PUT", &path, &[], Vec::new()).await?;
+    assert_eq!(
+        (again.status, &again.body["message"]),
+        (200, &json!("User already verified")),
+        "{again:?}"
+    );
+    let nobody = service
+        .send("PUT", "/users/01a1fe2f-4398-7518-bd75-79dc635da6ab", &[], Vec::new())
+        .await?;
+    assert_eq!(nobody.status, 404);
+    accounts.stop().await
+}
