@@ -89,6 +89,7 @@ impl Accounts {
         .await
     }
 
+    /// Waits until `table`, which may name a condition, has `wanted` rows.
     pub async fn count_is(&self, table: &str, wanted: i64) -> Result<()> {
         wait_until(&format!("{wanted} rows in {table}"), LIMIT, || async {
             (self.service.count(table).await.ok()? == wanted).then_some(())
