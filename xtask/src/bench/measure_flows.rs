@@ -13,6 +13,7 @@ use super::drive_python::Python;
 use super::measure_idle::Idle;
 use super::measure_kafka::Drained;
 use super::measure_latency::Latency;
+use super::measure_path::Whole;
 use super::measure_relay::Relayed;
 use super::measure_sends::Sends;
 use super::print_figures::{Figures, bound, head, rate};
@@ -105,24 +106,31 @@ pub async fn measure(binary: &Path, quick: bool, only: &[String]) -> Result<()> 
         return Ok(());
     }
     let python = Python::prepare().await?;
-    let python = Some((&python, if quick { 2_000 } else { 5_000 }));
+    let python = (&python, if quick { 2_000 } else { 5_000 });
     if wanted("A1") || wanted("C1") {
         for kind in ["classic", "quorum"] {
             let mut flows = measure_rabbitmq::Flows::default();
             for _ in 0..repetitions {
                 // Its queue is a classic one.
-                let python = python.filter(|_| kind == "classic");
+                let python = (kind == "classic").then_some(python);
                 flows.repeat(binary, folder, kind, backlog, python).await?;
             }
             flows.print(kind, wanted);
         }
     }
-    if wanted("R1") || wanted("R2") {
+    if wanted("R1") {
         let mut relayed = Relayed::default();
         for _ in 0..repetitions {
             relayed.repeat(binary, folder, backlog, python).await?;
         }
-        relayed.print(wanted);
+        relayed.print();
+    }
+    if wanted("R2") {
+        let mut whole = Whole::default();
+        for _ in 0..repetitions {
+            whole.repeat(binary, folder, backlog).await?;
+        }
+        whole.print();
     }
     if wanted("C2") {
         let mut drained = Drained::default();

@@ -1,4 +1,4 @@
-//! The rows R1 (an outbox backlog published to RabbitMQ, confirmed and marked) and R2 (on to its rows).
+//! The row R1: an outbox backlog published to RabbitMQ, confirmed and marked, by one relay and by several.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,15 +8,17 @@ use anyhow::{Result, ensure};
 use posthaste_testkit::TestDatabase;
 use posthaste_testkit::servers::PrivateRabbitmq;
 use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
 
 use super::drive_python::Python;
 use super::measure_flows::{CONNECTIONS, await_count};
 use super::measure_rabbitmq::FIRST_PORT;
-use super::measure_sends::{PATH, await_stored, check_stored, messages};
 use super::print_figures::{Figures, rate};
 use super::run_binary::Running;
-use super::{drive_rabbitmq, send_load};
+use super::{check_ids, drive_rabbitmq, send_load};
 
+/// Where orders are placed.
+const PATH: &str = "/api/v1/orders";
 /// Relays beside each other.
 const RELAYS: usize = 4;
 
@@ -26,31 +28,32 @@ pub struct Relayed {
     confirms: Vec<f64>,
     relay: Vec<f64>,
     relays: Vec<f64>,
-    drain: Vec<f64>,
-    whole: Vec<f64>,
     python: Vec<f64>,
 }
 
 impl Relayed {
-    /// Three backlogs of `requests`, each left by the role `api`: for one relay, for several, for a relay and a worker.
+    /// Two backlogs of `requests`, each left by the role `api`: for one relay and for several; then a worker for the
+    /// check. The Python way gets the number that stands beside it.
     pub async fn repeat(
         &mut self,
         binary: &Path,
         folder: &Path,
         requests: usize,
-        python: Option<(&Python, usize)>,
+        (python, count): (&Python, usize),
     ) -> Result<()> {
         let broker = PrivateRabbitmq::launch(FIRST_PORT).await?;
         let database = TestDatabase::postgres().await?;
         let plain = broker.url();
         let url = format!("{plain}?queue_type=classic");
-        let start = async |arguments| Running::start_over(binary, arguments, database.url(), Some(&url), folder).await;
-        start(&["serve", "--migrate"]).await?.stop().await?;
+        let start = async |role| {
+            let arguments = ["serve", "orders", "--migrate", "--role", role];
+            Running::start_over(binary, &arguments, database.url(), Some(&url), folder).await
+        };
         let mut connection = PgConnection::connect(database.url()).await?;
         let mut accepted = BTreeSet::new();
         let leave = async |accepted: &mut BTreeSet<_>| {
-            let bodies = messages(requests, accepted);
-            let api = start(&["serve", "--role", "api"]).await?;
+            let bodies = orders(requests, accepted);
+            let api = start("api").await?;
             send_load::post(api.port, PATH, &bodies, CONNECTIONS).await?;
             api.stop().await?;
             anyhow::Ok(bodies)
@@ -58,34 +61,26 @@ impl Relayed {
         let per_second = |from: Instant| requests as f64 / from.elapsed().as_secs_f64();
 
         let bodies = leave(&mut accepted).await?;
-        self.confirms
-            .push(drive_rabbitmq::drive(&plain, "classic", &bodies).await?.0);
-        if let Some((python, count)) = python {
-            let bodies: Vec<String> = bodies.into_iter().take(count).collect();
-            self.python.push(python.relay(&plain, database.url(), &bodies).await?);
-        }
+        let (confirms, _) = drive_rabbitmq::drive(&plain, "classic", &bodies).await?;
+        self.confirms.push(confirms);
+        let few: Vec<String> = bodies.into_iter().take(count).collect();
+        self.python.push(python.relay(&plain, database.url(), &few).await?);
         ensure!(
             marked(&mut connection).await? == 0,
             "void: the backlog was not left alone"
         );
-        // The start-up of what works it off counts against it.
+        // The start-up of what works a backlog off counts against it.
         let from = Instant::now();
-        let relay = start(&["serve", "--role", "relay"]).await?;
+        let relay = start("relay").await?;
         await_marked(&mut connection, requests).await?;
         self.relay.push(per_second(from));
         relay.stop().await?;
-
-        let from = Instant::now();
-        let worker = start(&["serve", "--role", "worker"]).await?;
-        await_stored(&mut connection, requests).await?;
-        self.drain.push(per_second(from));
-        worker.stop().await?;
 
         leave(&mut accepted).await?;
         let from = Instant::now();
         let mut relays = Vec::new();
         for _ in 0..RELAYS {
-            relays.push(start(&["serve", "--role", "relay"]).await?);
+            relays.push(start("relay").await?);
         }
         await_marked(&mut connection, 2 * requests).await?;
         self.relays.push(per_second(from));
@@ -93,49 +88,48 @@ impl Relayed {
             relay.stop().await?;
         }
 
-        leave(&mut accepted).await?;
-        let worker = start(&["serve", "--role", "worker"]).await?;
-        await_stored(&mut connection, 2 * requests).await?;
-        worker.stop().await?;
+        let worker = start("worker").await?;
         let from = Instant::now();
-        let both = start(&["serve", "--role", "relay,worker"]).await?;
-        await_stored(&mut connection, 3 * requests).await?;
-        self.whole.push(per_second(from));
-        both.stop().await?;
-        check_stored(&mut connection, &accepted).await?;
+        let stored = "SELECT COUNT(*) FROM orders";
+        while !await_count(
+            sqlx::query_scalar(stored).fetch_one(&mut connection).await?,
+            accepted.len(),
+            from,
+        )
+        .await?
+        {}
+        worker.stop().await?;
+        let stored: Vec<String> = sqlx::query_scalar("SELECT order_id FROM orders")
+            .fetch_all(&mut connection)
+            .await?;
+        let stored = stored.iter().map(|id| Uuid::parse_str(id));
+        check_ids::check(&accepted, &stored.collect::<Result<Vec<_>, _>>()?)?;
         connection.close().await?;
         database.finish().await
     }
 
-    /// Prints the rows that are wanted.
-    pub fn print(self, wanted: impl Fn(&str) -> bool) {
-        let (relay, drain) = (Figures::of(self.relay), Figures::of(self.drain));
-        if wanted("R1") {
-            let row = |beside| format!("R1 outbox backlog marked/s beside {beside}, RabbitMQ classic, PostgreSQL");
-            rate(
-                &row("pipelined confirms"),
-                &relay,
-                &Figures::of(self.confirms),
-                Some(0.8),
-            );
-            if !self.python.is_empty() {
-                rate(
-                    &row("a Python relay that never sleeps"),
-                    &relay,
-                    &Figures::of(self.python),
-                    None,
-                );
-            }
-            let relays = Figures::of(self.relays);
-            let row = format!("R1 with {RELAYS} relays beside 1, marked/s, RabbitMQ classic, PostgreSQL");
-            rate(&row, &relays, &relay, Some(1.0));
-        }
-        if wanted("R2") {
-            let lower = if relay.median() <= drain.median() { relay } else { drain };
-            let row = "R2 outbox backlog to rows/s beside the slower of its halves, RabbitMQ classic, PostgreSQL";
-            rate(row, &Figures::of(self.whole), &lower, Some(0.8));
-        }
+    /// Prints the rows.
+    pub fn print(self) {
+        let relay = Figures::of(self.relay);
+        let row = |beside| format!("R1 outbox backlog marked/s beside {beside}, RabbitMQ classic, PostgreSQL");
+        let confirms = Figures::of(self.confirms);
+        rate(&row("pipelined confirms"), &relay, &confirms, Some(0.8));
+        let python = Figures::of(self.python);
+        rate(&row("a Python relay that never sleeps"), &relay, &python, None);
+        let relays = Figures::of(self.relays);
+        let row = format!("R1 with {RELAYS} relays beside 1, marked/s, RabbitMQ classic, PostgreSQL");
+        rate(&row, &relays, &relay, Some(1.0));
     }
+}
+
+/// Orders under ids of our own.
+fn orders(count: usize, accepted: &mut BTreeSet<Uuid>) -> Vec<String> {
+    let made = (0..count).map(|_| {
+        let id = Uuid::now_v7();
+        accepted.insert(id);
+        format!(r#"{{"orderId":"{id}","userId":"user-456","totalAmount":"99.99","idempotencyKey":"{id}","items":[]}}"#)
+    });
+    made.collect()
 }
 
 /// Waits until `expected` messages are published and marked.

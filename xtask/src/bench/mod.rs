@@ -10,6 +10,7 @@ mod measure_flows;
 mod measure_idle;
 mod measure_kafka;
 mod measure_latency;
+mod measure_path;
 mod measure_rabbitmq;
 mod measure_relay;
 mod measure_sends;
