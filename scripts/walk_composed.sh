@@ -3,14 +3,15 @@
 # printed with its answer, and what it has to answer is checked. Exit status 0: all of it was right.
 #
 #   scripts/walk_composed.sh                      everything
-#   scripts/walk_composed.sh notifications        a part: system notifications messages orders
-#                                                 outages kills stops
+#   scripts/walk_composed.sh notifications        a part: system accounts notifications messages
+#                                                 orders outages kills stops
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 set -a
 # shellcheck source=/dev/null
 if [ -f .env ]; then . ./.env; fi
+ACCOUNTS="http://127.0.0.1:${ACCOUNTS_API_PORT:-8001}"
 NOTIFICATIONS="http://127.0.0.1:${NOTIFICATIONS_API_PORT:-8003}"
 MESSAGES="http://127.0.0.1:${MESSAGES_API_PORT:-8004}"
 ORDERS="http://127.0.0.1:${ORDERS_API_PORT:-8002}"
@@ -70,7 +71,7 @@ system() {
         "docker compose ps --format '{{range .Publishers}}{{if .PublishedPort}}{{println .URL}}{{end}}{{end}}' | grep -v '^\$' | grep -cv '^127.0.0.1\$'"
     check 0 "not root, and nothing to write on" '10001:10001 true .*ALL' \
         "docker inspect --format '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}' \$(docker compose ps --quiet notifications-api)"
-    for service in "$NOTIFICATIONS" "$MESSAGES" "$ORDERS"; do
+    for service in "$ACCOUNTS" "$NOTIFICATIONS" "$MESSAGES" "$ORDERS"; do
         check 0 "who it is" '"docs":"/docs","health":"/health","service":"' "curl -s $service/"
         check 30 "health, measured" '"status":"ok".*"db":"connected".*"mq":"connected".* 200$' "curl -s -w ' %{http_code}' $service/health"
         check 0 "ready" '^200$' "curl -s -o /dev/null -w '%{http_code}' $service/readyz"
@@ -86,6 +87,37 @@ system() {
     check 0 "no password in what is shown of the settings" '^0$' \
         "docker compose exec -T orders-api posthaste config show | grep -c -e \"${RABBITMQ_LOGIN#*:}\" -e \"${MYSQL_PASSWORD:-posthaste-dev}\" -e \"${REDIS_PASSWORD:-posthaste-dev}\""
     check 0 "the schema" 'nothing to do|applied' "docker compose logs --no-log-prefix migrate-notifications"
+}
+
+accounts() {
+    local email="ann-$RUN@example.com" password="correct horse battery $RUN" id token access cookie
+    check 0 "a sign-up" '"status":"SUCCESS","message":"User onboarded successfully","verification":"PENDING".* 201$' \
+        "$(post "$ACCOUNTS/signup" "{\"email\": \"$email\", \"first_name\": \"Ann\", \"last_name\": \"Smith\", \"password\": \"$password\"}")"
+    id=$(member user_id)
+    check 0 "seen at once" '"verification_state":"PENDING"' "curl -s $ACCOUNTS/users/$id"
+    check 0 "the same address, in capitals" '"User already exists".* 409$' \
+        "$(post "$ACCOUNTS/signup" "{\"email\": \"${email^^}\", \"first_name\": \"Ann\", \"last_name\": \"Smith\", \"password\": \"$password\"}")"
+    check 20 "the mail" "verify-email#token=[A-Za-z0-9_-]{43}" \
+        "docker compose exec -T accounts-worker sh -c 'cat \$(grep -l $email data/mail/*)'"
+    token=$(sed -n 's/.*#token=\([A-Za-z0-9_-]*\).*/\1/p' <<<"$answer" | tail -n 1)
+    check 0 "the address is hers" ' 204$' "$(post "$ACCOUNTS/api/v1/auth/verify-email" "{\"token\": \"$token\"}")"
+    check 0 "the link a second time" ' 400$' "$(post "$ACCOUNTS/api/v1/auth/verify-email" "{\"token\": \"$token\"}")"
+    check 0 "a login with a wrong password" ' 401$' \
+        "$(post "$ACCOUNTS/api/v1/auth/login" "{\"email\": \"$email\", \"password\": \"not this one at all\"}")"
+    check 0 "a login" 'HttpOnly.*"access_token":"[^"]+","token_type":"bearer".* 200$' \
+        "$(post "$ACCOUNTS/api/v1/auth/login" "{\"email\": \"$email\", \"password\": \"$password\"}") -i | tr '\r\n' '  '"
+    access=$(member access_token)
+    cookie=$(sed -n 's/.*[Ss]et-[Cc]ookie: \([^;]*\);.*/\1/p' <<<"$answer")
+    check 0 "who she is" "\"email\":\"$email\".* 200$" \
+        "curl -s -w ' %{http_code}' $ACCOUNTS/api/v1/users/me -H 'Authorization: Bearer $access'"
+    check 0 "a new access token" '"access_token":"[^"]+".* 200$' \
+        "curl -s -w ' %{http_code}' -X POST $ACCOUNTS/api/v1/auth/refresh -H 'Cookie: $cookie' -H 'X-Requested-With: walk' -H 'Content-Type: application/json'"
+    check 0 "logout" '^204$' \
+        "curl -s -o /dev/null -w '%{http_code}' -X POST $ACCOUNTS/api/v1/auth/logout -H 'Authorization: Bearer $access' -H 'X-Requested-With: walk' -H 'Content-Type: application/json'"
+    check 0 "the old token" ' 401$' \
+        "curl -s -w ' %{http_code}' $ACCOUNTS/api/v1/users/me -H 'Authorization: Bearer $access'"
+    check 0 "no password in the database" '^0$' "$(count accounts "SELECT COUNT(*) FROM users WHERE password_hash NOT LIKE '\$argon2id\$v=19\$m=%'")"
+    check 0 "the audit log" 'user.login' "$(psql accounts "SELECT at, action, actor, user_id, ip FROM audit_events ORDER BY at DESC LIMIT 10")"
 }
 
 notifications() {
@@ -216,8 +248,8 @@ stops() {
 
 for part in "${@:-all}"; do
     case $part in
-        all) for each in system notifications messages orders outages kills stops; do printf '\n== %s\n' "$each"; "$each"; done ;;
-        system | notifications | messages | orders | outages | kills | stops) printf '\n== %s\n' "$part"; "$part" ;;
+        all) for each in system accounts notifications messages orders outages kills stops; do printf '\n== %s\n' "$each"; "$each"; done ;;
+        system | accounts | notifications | messages | orders | outages | kills | stops) printf '\n== %s\n' "$part"; "$part" ;;
         *) echo "no part $part"; exit 2 ;;
     esac
 done
