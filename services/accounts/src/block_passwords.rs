@@ -18,6 +18,8 @@ const WALKS: &[&str] = &[
     "azertyuiopqsdfghjklmwxcvbn",
     "1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik,9ol.0p;/",
     "1q2w3e4r5t6y7u8i9o0p",
+    "1qa2ws3ed4rf5tg6yh7uj8ik9ol",
+    "1qazxsw23edcvfr45tgbnhy67ujm",
     "q1w2e3r4t5y6u7i8o9p0",
     "qawsedrftgyhujikolp",
     "!@#$%^&*()_+",
@@ -56,8 +58,19 @@ const WORDS: &str = "password passwort passwd pass pwd motdepasse contrasena sen
     personal account bank office work school student teacher company business service server database system network \
     mysql postgres oracle linux ubuntu raspberry cisco letme inside enter please come back go home house";
 
-/// Whether `text` is put together from at most four of: a word of the list, a walk, one part several times, and a
-/// few digits at the end.
+/// What frequency lists of leaked passwords have of fifteen characters and more, and the rules do not see.
+const LEAKED: &str = "23176djivanfros aksjdlasdakj89879 bhrh0h2oof6xbqjeh bpgjldsgjldthnf doomsayer.2.7mords.v \
+    doomsayer.2.7mords.vv hd764nw5d7e1vb1 hd764nw5d7e1vbv inactive1996aug john!20130605at1753 kartoffelpuffer \
+    lhbjkjubz2957704 lightpower12345 lytdybrbdfvgbhf mailcreated5240 mega_pizdetz666 migrationschool \
+    momsanaladventure ne_e_pod_chehyl nemvxyheqdd5oqxyxyzi neworleans12345 nick1234-rem936 polniypizdec0211 \
+    polniypizdec1102 polniypizdec110211 sdf7asdf6asdg8df somanypickles27 stefangreil1983 yfdbufnjh10305070 \
+    zqjphsyf6ctifgu friendofemily friendofgerly 420842084208555";
+
+/// More characters than this that no rule sees make a password one's own.
+const UNSEEN: usize = 7;
+
+/// Whether `text` is a leaked one, is one part several times, or is put together from at most four of: a word of the
+/// list, a walk, one character repeated, a few digits at the end; and up to seven other characters in a row.
 pub(crate) fn is_common(text: &str) -> bool {
     let lower = text.to_lowercase();
     let bare: String = lower
@@ -65,31 +78,36 @@ pub(crate) fn is_common(text: &str) -> bool {
         .filter(|c| !c.is_whitespace() && !"-_.,;:+".contains(*c))
         .collect();
     let read = read_digits(&bare);
-    [lower, bare, read].iter().any(|text| {
+    // With little left after the spaces are gone, they were what it is about.
+    let variants = [lower, bare, read];
+    variants.iter().filter(|text| text.chars().count() >= 12).any(|text| {
+        let leaked = LEAKED.split_whitespace().any(|known| known == text);
         let text: Vec<char> = text.chars().collect();
-        is_repeated(&text) || is_made_of_parts(&text)
+        leaked || is_repeated(&text) || is_made_of_parts(&text)
     })
 }
 
-/// One part of at most a third of the length, over and over, or two halves that are alike and common.
+/// One part of at most half the length, over and over.
 fn is_repeated(text: &[char]) -> bool {
-    (1..=text.len() / 3).any(|n| text.iter().zip(&text[n..]).all(|(a, b)| a == b))
+    (1..=text.len() / 2).any(|n| text.iter().zip(&text[n..]).all(|(a, b)| a == b))
 }
 
 fn is_made_of_parts(text: &[char]) -> bool {
     let words: Vec<Vec<char>> = WORDS.split_whitespace().map(|word| word.chars().collect()).collect();
-    // fewest[n]: how few parts the first n characters are made of.
-    let mut fewest = vec![usize::MAX; text.len() + 1];
-    fewest[0] = 0;
+    // fewest[own][n]: of how few parts the first n characters are made, with a stretch of one's own or without.
+    let mut fewest = [vec![usize::MAX; text.len() + 1], vec![usize::MAX; text.len() + 1]];
+    fewest[0][0] = 0;
     for at in 0..text.len() {
-        let parts = fewest[at].saturating_add(1);
-        if parts > PARTS {
+        let before = [fewest[0][at], fewest[1][at]];
+        if before.iter().all(|parts| *parts >= PARTS) {
             continue;
         }
         let rest = &text[at..];
         let mut reach = |length: usize| {
-            let end = &mut fewest[at + length];
-            *end = parts.min(*end);
+            for (own, parts) in before.iter().enumerate().filter(|(_, parts)| **parts < PARTS) {
+                let end = &mut fewest[own][at + length];
+                *end = (parts + 1).min(*end);
+            }
         };
         for word in words.iter().filter(|word| rest.starts_with(word)) {
             reach(word.len());
@@ -106,11 +124,15 @@ fn is_made_of_parts(text: &[char]) -> bool {
             .iter()
             .take_while(|c| c.is_ascii_digit() || "!?#*$".contains(**c))
             .count();
-        if digits == rest.len() && digits <= 8 {
-            reach(digits);
+        if digits == rest.len() && digits <= 8 && before[0] < PARTS {
+            fewest[0][text.len()] = (before[0] + 1).min(fewest[0][text.len()]);
+        }
+        for length in 1..=UNSEEN.min(rest.len()) {
+            let end = &mut fewest[1][at + length];
+            *end = before[0].saturating_add(1).min(*end);
         }
     }
-    fewest[text.len()] <= PARTS
+    fewest.iter().any(|fewest| fewest[text.len()] <= PARTS)
 }
 
 fn longest_walk(text: &[char]) -> usize {
@@ -162,6 +184,13 @@ mod tests {
             "manchesterunited",
             "michaeljordan23!",
             "thequickbrownfox",
+            "familiyafamiliya",
+            "demon1q2w3e4r5t",
+            "1qazxsw23edcvfr4",
+            "friend of Emily",
+            "Kartoffelpuffer",
+            "passwordassword",
+            "111222333444555",
         ] {
             assert!(is_common(text), "{text}");
         }

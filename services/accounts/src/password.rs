@@ -150,7 +150,7 @@ mod tests {
             "qmxvtzrkwbnpfhsldgjc",
             "plumber otter vivid canal",
             "\u{1f642} \u{1f643} \u{1f642} \u{1f418} \u{1f643} \u{1f418} \u{1f335} \u{1f98a}",
-            "              x\u{1f9ed}y",
+            "  x  \u{1f9ed}  y  \u{1f642}  z",
         ] {
             assert_eq!(verdict(text, "a@b.example"), None, "{text}");
         }

@@ -4,6 +4,7 @@ mod keep_secrets;
 mod mailbox;
 mod manage_users;
 mod over_rabbitmq;
+mod overload;
 mod refuse_bad_input;
 mod send_mail;
 mod sign_up;
