@@ -8,8 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
@@ -259,8 +257,6 @@ async fn send(
     outgoing: &mut [Option<Outgoing>],
     round: Vec<usize>,
 ) -> Vec<(usize, Result<Taken, BrokerError>)> {
-    let mut confirms = FuturesUnordered::new();
-    let mut settled = Vec::with_capacity(round.len());
     let properties: Vec<BasicProperties> = round
         .iter()
         .map(|at| {
@@ -270,25 +266,27 @@ async fn send(
                 .unwrap_or_default()
         })
         .collect();
+    let mut sent = Vec::with_capacity(round.len());
     for (at, properties) in round.into_iter().zip(properties) {
         let Some(next) = &outgoing[at] else { continue };
-        let mut publish = Box::pin(async move {
-            let options = BasicPublishOptions {
-                mandatory: true,
-                ..BasicPublishOptions::default()
-            };
-            let sent = channel.basic_publish("".into(), next.name.clone(), options, &next.message.body, properties);
-            sent.await?.await
-        });
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let (name, body) = (next.name.clone(), &next.message.body);
+        let publish = channel.basic_publish("".into(), name, options, body, properties);
+        let mut confirm = Box::pin(async move { publish.await?.await });
         // The first poll puts it on the wire: here, one after the other.
-        let first = std::future::poll_fn(|context| Poll::Ready(publish.as_mut().poll(context))).await;
-        match first {
-            Poll::Ready(done) => settled.push((at, done)),
-            Poll::Pending => confirms.push(async move { (at, publish.await) }),
-        }
+        let first = std::future::poll_fn(|context| Poll::Ready(confirm.as_mut().poll(context))).await;
+        sent.push((at, first, confirm));
     }
-    while let Some(done) = confirms.next().await {
-        settled.push(done);
+    let mut settled = Vec::with_capacity(sent.len());
+    for (at, first, confirm) in sent {
+        let done = match first {
+            Poll::Ready(done) => done,
+            Poll::Pending => confirm.await,
+        };
+        settled.push((at, done));
     }
     // A returned message may hang on any of the confirms. The one it hangs on counts as returned as well: its own may
     // hang elsewhere.

@@ -212,6 +212,22 @@ impl Reading {
     }
 }
 
+impl Drop for Reading {
+    /// Ends the channel before its consumers. Cancelled by themselves, they would let each queue's next reader have what
+    /// comes after the deliveries in hand here, before these are given back.
+    fn drop(&mut self) {
+        let (channel, arrivals) = (self.channel.clone(), std::mem::take(&mut self.arrivals));
+        // Without a runtime the process ends, and the connection with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                // In vain only where the connection is gone, and with it the channel.
+                drop(tokio::time::timeout(LIMIT, channel.close(200, "OK".into())).await);
+                drop(arrivals);
+            });
+        }
+    }
+}
+
 /// What of a channel's deliveries still waits for its acknowledgement.
 #[derive(Default)]
 struct Unsettled {
