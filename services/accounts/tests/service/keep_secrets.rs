@@ -227,3 +227,32 @@ async fn links_lead_where_the_configuration_says(database: TestDatabase) -> Resu
     assert_eq!(accounts.service.get("/verify-email.js").await?.status, 200);
     accounts.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weak_hashing_is_refused_at_the_start() -> Result<()> {
+    let database = TestDatabase::sqlite()?;
+    for (memory, passes) in [
+        ("19455", "2"),
+        ("19456", "1"),
+        ("47103", "1"),
+        ("0", "0"),
+        ("4294967295", "0"),
+    ] {
+        let settings = [("PASSWORD_HASH_MEMORY_KIB", memory), ("PASSWORD_HASH_PASSES", passes)];
+        let refused = Accounts::start_with(&database, &settings)
+            .await
+            .err()
+            .context("it has started")?;
+        let said = format!("{refused:#}");
+        assert!(
+            said.contains("PASSWORD_HASH_MEMORY_KIB") && said.contains("19456"),
+            "{said}"
+        );
+    }
+    let other = [("PASSWORD_HASH_MEMORY_KIB", "47104"), ("PASSWORD_HASH_PASSES", "1")];
+    let accounts = Accounts::start_with(&database, &other).await?;
+    assert_eq!(accounts.sign_up("ann@example.com").await?.status, 201);
+    let strong = "users WHERE password_hash LIKE '$argon2id$v=19$m=47104,t=1,p=1$%'";
+    assert_eq!(accounts.service.count(strong).await?, 1);
+    accounts.stop().await
+}

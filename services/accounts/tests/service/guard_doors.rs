@@ -1,0 +1,179 @@
+//! Who may do what where the guard is not open. The tokens are the test's own: which ones are good is another matter.
+
+use anyhow::{Context, Result};
+use posthaste_host::auth::{Principal, Refusal, Role, Verifier};
+use posthaste_host::{ConfigError, Service, ServiceContext, ServiceParts};
+use posthaste_testkit::{Reply, TestDatabase, on_each_database};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::mailbox::Accounts;
+use crate::manage_users::{USERS, user};
+
+on_each_database!(
+    management_is_for_administrators_and_the_user_itself,
+    strangers_see_only_whether_an_address_is_confirmed,
+);
+
+/// `admin` is an administrator's token, a user's id is its own.
+fn verified(token: &str) -> Result<Principal, Refusal> {
+    let (user_id, role) = match token {
+        "admin" => (Uuid::nil(), Role::Admin),
+        id => (id.parse().map_err(|_no_id: uuid::Error| Refusal::Invalid)?, Role::User),
+    };
+    Ok(Principal {
+        user_id,
+        session_id: Uuid::nil(),
+        token_id: Uuid::nil(),
+        role,
+        expires_at: i64::MAX,
+    })
+}
+
+fn build(cx: &ServiceContext) -> Result<ServiceParts, ConfigError> {
+    let mut parts = (accounts::service().build)(cx)?;
+    parts.verifier = Some(Verifier::new(async |token| verified(&token)));
+    Ok(parts)
+}
+
+async fn guarded(database: &TestDatabase) -> Result<Accounts> {
+    let service = Service {
+        build,
+        ..accounts::service()
+    };
+    Accounts::run(service, database, &[("POSTHASTE_AUTH", "enforced")]).await
+}
+
+async fn ask(
+    accounts: &Accounts,
+    token: Option<&str>,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Reply> {
+    let bearer = format!("Bearer {}", token.unwrap_or_default());
+    let mut headers = Vec::new();
+    if token.is_some() {
+        headers.push(("Authorization", bearer.as_str()));
+    }
+    if body.is_some() {
+        headers.push(("Content-Type", "application/json"));
+    }
+    let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+    accounts.service.send(method, path, &headers, body).await
+}
+
+/// Makes a user and answers its id.
+async fn made(accounts: &Accounts, email: &str) -> Result<String> {
+    let reply = ask(accounts, Some("admin"), "POST", USERS, Some(&user(email))).await?;
+    assert_eq!(reply.status, 201, "{reply:?}");
+    Ok(reply.body["data"]["id"].as_str().context("an id")?.to_owned())
+}
+
+async fn management_is_for_administrators_and_the_user_itself(database: TestDatabase) -> Result<()> {
+    let accounts = guarded(&database).await?;
+    let (ann, bob) = (
+        made(&accounts, "ann@example.com").await?,
+        made(&accounts, "bob@example.com").await?,
+    );
+    let anns = format!("{USERS}/{ann}");
+    let change = json!({"first_name": "Eve"});
+    let new = user("new@example.com");
+    let doors: [(&str, &str, Option<&Value>, u16, u16); 6] = [
+        // What another user and what the user itself is answered.
+        ("POST", USERS, Some(&new), 403, 403),
+        ("GET", USERS, None, 403, 403),
+        ("GET", &anns, None, 404, 200),
+        ("GET", &format!("{USERS}/email/ann@example.com"), None, 404, 200),
+        ("PUT", &anns, Some(&change), 404, 200),
+        ("DELETE", &anns, None, 404, 200),
+    ];
+    for (method, path, body, others, own) in doors {
+        for trick in [path.to_owned(), format!("{path}/")] {
+            for (token, status) in [(None, 401), (Some("forged"), 401), (Some(bob.as_str()), others)] {
+                let reply = ask(&accounts, token, method, &trick, body).await?;
+                assert_eq!(reply.status, status, "{token:?} {method} {trick}: {reply:?}");
+                assert!(!reply.text.contains("ann@"), "{reply:?}");
+            }
+        }
+        if method != "DELETE" {
+            let reply = ask(&accounts, Some(&ann), method, path, body).await?;
+            assert_eq!(reply.status, own, "{method} {path}: {reply:?}");
+        }
+    }
+    // Somebody else and nobody look alike.
+    let other = ask(&accounts, Some(&bob), "GET", &anns, None).await?;
+    let nobody = ask(
+        &accounts,
+        Some(&bob),
+        "GET",
+        &format!("{USERS}/{}", Uuid::now_v7()),
+        None,
+    )
+    .await?;
+    let kind = |reply: &Reply| (reply.status, reply.body["title"].clone(), reply.body["detail"].clone());
+    assert_eq!(kind(&other), kind(&nobody));
+    // Nobody makes itself more than it is.
+    let more = json!({"role": "admin"});
+    assert_eq!(ask(&accounts, Some(&ann), "PUT", &anns, Some(&more)).await?.status, 422);
+    assert_eq!(accounts.service.count("users WHERE role <> 'user'").await?, 0);
+
+    let admin = ask(&accounts, Some("admin"), "GET", USERS, None).await?;
+    assert_eq!((admin.status, &admin.body["total"]), (200, &json!(2)), "{admin:?}");
+    assert_eq!(ask(&accounts, Some(&ann), "DELETE", &anns, None).await?.status, 200);
+    let told = format!("audit_events WHERE action = 'user.delete' AND actor = '{ann}'");
+    assert_eq!(accounts.service.count(&told).await?, 1);
+    accounts.stop().await
+}
+
+async fn strangers_see_only_whether_an_address_is_confirmed(database: TestDatabase) -> Result<()> {
+    let accounts = guarded(&database).await?;
+    let reply = accounts.sign_up("ann@example.com").await?;
+    let id = reply.body["user_id"].as_str().context("an id")?.to_owned();
+    let path = format!("/users/{id}");
+    let other = Uuid::now_v7().to_string();
+    for token in [None, Some(other.as_str())] {
+        let reply = ask(&accounts, token, "GET", &path, None).await?;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let wanted = json!({"status": "SUCCESS", "message": "User retrieved successfully", "verification_state": "PENDING", "user_id": id});
+        assert_eq!(reply.body, wanted);
+        // Without the mail's token nobody but an administrator confirms it.
+        assert_eq!(ask(&accounts, token, "PUT", &path, None).await?.status, 401);
+        let wrong = json!({"token": "x".repeat(43)});
+        assert_eq!(ask(&accounts, token, "PUT", &path, Some(&wrong)).await?.status, 401);
+    }
+    for token in ["admin", id.as_str()] {
+        let reply = ask(&accounts, Some(token), "GET", &path, None).await?;
+        assert_eq!(reply.body["email"], "ann@example.com", "{reply:?}");
+    }
+    assert_eq!(
+        ask(&accounts, Some(&id), "PUT", &path, None).await?.status,
+        401,
+        "not by the user's own word"
+    );
+    assert_eq!(ask(&accounts, Some("forged"), "GET", &path, None).await?.status, 401);
+    // A verification token is no access token.
+    let mail = accounts.mail_to("ann@example.com", 1).await?.token()?;
+    assert_eq!(ask(&accounts, Some(&mail), "GET", &path, None).await?.status, 401);
+    let right = ask(&accounts, None, "PUT", &path, Some(&json!({"token": mail}))).await?;
+    assert_eq!(
+        (right.status, &right.body["message"]),
+        (200, &json!("User verified successfully")),
+        "{right:?}"
+    );
+    let again = ask(&accounts, Some("admin"), "PUT", &path, None).await?;
+    assert_eq!(
+        (again.status, &again.body["message"]),
+        (200, &json!("User already verified")),
+        "{again:?}"
+    );
+
+    let reply = accounts.sign_up("bob@example.com").await?;
+    let path = format!("/users/{}", reply.body["user_id"].as_str().context("an id")?);
+    let by_admin = ask(&accounts, Some("admin"), "PUT", &path, None).await?;
+    assert_eq!(
+        (by_admin.status, &by_admin.body["message"]),
+        (200, &json!("User verified successfully"))
+    );
+    accounts.stop().await
+}
