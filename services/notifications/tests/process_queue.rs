@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use contracts::{OrderFailed, OrderProcessed, UserRegistered};
+use contracts::{OrderFailed, OrderProcessed, UserCreated, UserDeleted, UserRegistered, UserUpdated};
 use posthaste::dead_letter::{self, Selection};
 use posthaste::{Message, outbox};
 use posthaste_testkit::{RunningService, TestDatabase, on_each_database, wait_until};
@@ -118,6 +118,28 @@ async fn events_of_other_services_are_recorded_for_their_user(database: TestData
         last_name: "Lee".to_owned(),
         registered_at: None,
     };
+    let (first_name, last_name, email) = ("Ann".to_owned(), "Lee".to_owned(), "ann@example.com".to_owned());
+    let created = UserCreated {
+        user_id: user,
+        email: email.clone(),
+        first_name: first_name.clone(),
+        last_name: last_name.clone(),
+        is_active: true,
+        created_at: now,
+    };
+    let updated = UserUpdated {
+        user_id: user,
+        email,
+        first_name,
+        last_name,
+        is_active: false,
+        version: 2,
+        updated_at: now,
+    };
+    let deleted = UserDeleted {
+        user_id: user,
+        deleted_at: now,
+    };
     let processed = |order_id: &str, user_id: Option<&str>| OrderProcessed {
         order_id: order_id.to_owned(),
         status: "PROCESSED".to_owned(),
@@ -132,6 +154,9 @@ async fn events_of_other_services_are_recorded_for_their_user(database: TestData
     };
     let messages = vec![
         Message::of(&registered)?,
+        Message::of(&created)?,
+        Message::of(&updated)?,
+        Message::of(&deleted)?,
         Message::of(&processed("order-1", Some(USER)))?,
         Message::of(&processed("order-2", Some("user-456")))?,
         Message::of(&processed("order-3", None))?,
@@ -146,7 +171,7 @@ async fn events_of_other_services_are_recorded_for_their_user(database: TestData
     )
     .await?;
     tx.commit().await?;
-    count_is(&service, "processed_events", 5).await?;
+    count_is(&service, "processed_events", 8).await?;
 
     let of_user = service.get(&format!("/api/events?user_id={USER}")).await?;
     let mut told: Vec<(String, String)> = Vec::new();
@@ -161,7 +186,10 @@ async fn events_of_other_services_are_recorded_for_their_user(database: TestData
         [
             ("order.failed", "Order order-4 failed: VALIDATION_ERROR"),
             ("order.processed", "Order order-1 processed"),
+            ("user.created", "User created"),
+            ("user.deleted", "User deleted"),
             ("user.registered", "User registered"),
+            ("user.updated", "User updated"),
         ]
     );
     let nobody = service.get(&format!("/api/events?user_id={}", Uuid::nil())).await?;
