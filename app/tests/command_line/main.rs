@@ -1,6 +1,7 @@
 //! The command line as its users type it, in a folder of its own, without a server.
 
 mod follow_order;
+mod follow_sign_up;
 mod inspect_dead_letters;
 mod program;
 mod serve_and_stop;
