@@ -23,4 +23,4 @@ pub use keyset_cursor::{CursorId, KeysetCursor};
 pub use open_services::OpenError;
 pub use run_services::{Host, RunningHost, StartError};
 pub use serve_process::serve_from_env;
-pub use service::{Service, ServiceContext, ServiceParts};
+pub use service::{Service, ServiceCommand, ServiceContext, ServiceParts};

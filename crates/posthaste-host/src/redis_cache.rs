@@ -132,6 +132,19 @@ impl RedisCache {
         .await
     }
 
+    /// Whether one of `keys` is set and has not expired.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn any(&self, keys: &[String]) -> Result<bool, CacheError> {
+        let mut connection = self.connection.clone();
+        within(ANSWER, async move {
+            let found: u32 = redis::cmd("EXISTS").arg(keys).query_async(&mut connection).await?;
+            Ok(found > 0)
+        })
+        .await
+    }
+
     /// Counts one more time for `key` in a window that starts with its first one.
     ///
     /// # Errors

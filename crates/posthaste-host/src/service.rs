@@ -1,5 +1,7 @@
 //! A service: what it is called, its schema, and its routes and handlers once it knows its settings.
 
+use std::pin::Pin;
+
 use posthaste::store::Migration;
 use posthaste::{Broker, Publisher, Store, Subscription};
 use utoipa_axum::router::OpenApiRouter;
@@ -18,6 +20,8 @@ pub struct Service {
     pub version: &'static str,
     /// The schema of its own tables; the core's comes from the host.
     pub migrations: &'static [Migration],
+    /// What it adds to the command line.
+    pub commands: &'static [ServiceCommand],
     /// Makes its routes and handlers; called once, before any database is asked.
     pub build: fn(&ServiceContext) -> Result<ServiceParts, ConfigError>,
 }
@@ -29,6 +33,7 @@ impl Service {
             name,
             version: "0.1.0",
             migrations: &[],
+            commands: &[],
             build,
         }
     }
@@ -40,6 +45,22 @@ impl Service {
         self
     }
 }
+
+/// A command of a service: `posthaste NAME ARGUMENT`.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceCommand {
+    /// Its name: `create-admin`.
+    pub name: &'static str,
+    /// What it does, for the help.
+    pub about: &'static str,
+    /// What its one argument is called: `EMAIL`.
+    pub argument: &'static str,
+    /// Does it; answers what to print, or a sentence that says why not.
+    pub run: fn(ServiceContext, String) -> CommandRun,
+}
+
+/// A command at work.
+pub type CommandRun = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
 
 /// What a service is made from.
 #[derive(Clone)]

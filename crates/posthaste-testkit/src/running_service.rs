@@ -84,6 +84,11 @@ impl RunningService {
         stopped.context("the service did not stop in time")
     }
 
+    /// Where it answers: `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Its database, through connections of the test's own.
     pub fn store(&self) -> &Store {
         &self.store

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::Accounts;
 use crate::audit_repository::{self, AuditEvent, Origin, actor};
 use crate::read_users::unknown;
-use crate::users_repository;
+use crate::{sessions_repository, users_repository};
 
 /// The user is deleted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -97,6 +97,7 @@ impl Answer<DeleteUser> for Accounts {
         if !users_repository::delete(&tx, user_id).await? {
             return Err(unknown());
         }
+        sessions_repository::end_all(&tx, user_id, None, "deleted", now()).await?;
         let event = AuditEvent {
             action: "user.delete",
             actor: actor(&caller),

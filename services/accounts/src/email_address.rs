@@ -26,6 +26,11 @@ impl EmailAddress {
         Ok(Self(format!("{local}@{domain}")))
     }
 
+    /// An address that nobody has, for what is none.
+    pub fn nobody() -> Self {
+        Self(format!("nobody@{NOWHERE}"))
+    }
+
     /// The address as text.
     pub fn as_str(&self) -> &str {
         &self.0

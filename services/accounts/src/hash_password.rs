@@ -102,14 +102,14 @@ impl PasswordHashing {
     ///
     /// # Errors
     /// As [`PasswordHashing::hash`].
-    #[expect(dead_code, reason = "sign-in calls it")]
     pub async fn verify(&self, password: Password, hash: Option<String>) -> Result<Verified, HashError> {
         let (argon2, params) = (self.argon2(), self.params.clone());
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.nobodys());
         self.in_turn(move || {
             let hash = PasswordHash::new(&hash).map_err(|error| HashError::Failed(error.to_string()))?;
-            let right = known && argon2.verify_password(password.as_bytes(), &hash).is_ok();
+            // The work first: `known` must not spare it.
+            let right = argon2.verify_password(password.as_bytes(), &hash).is_ok() && known;
             let outdated = right && Params::try_from(&hash).map_or(true, |old| weaker(&old, &params));
             Ok(Verified { right, outdated })
         })

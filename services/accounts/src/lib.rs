@@ -1,21 +1,40 @@
 //! One store of users and the doors to it: sign-up, management, sign-in.
 
+mod attempts_repository;
 mod audit_repository;
 mod block_passwords;
+mod change_password;
+mod create_admin;
 mod create_user;
+mod credentials_repository;
 mod delete_user;
 mod email_address;
 mod hash_password;
+mod limit_attempts;
+mod log_in;
+mod log_out;
 mod mail_user;
+mod manage_sessions;
 mod onboard_user;
 mod password;
+mod publish_keys;
 mod read_users;
+mod refresh_cookie;
+mod refresh_session;
+mod reset_password;
+mod revoke_keys;
 mod secret_token;
 mod send_mail;
+mod server_secret;
+mod sessions;
+mod sessions_repository;
+mod sign_tokens;
 mod sign_up;
+mod signing_keys_repository;
 mod update_user;
 mod user;
 mod users_repository;
+mod verify_access;
 mod verify_email;
 
 use std::time::Duration;
@@ -25,26 +44,43 @@ use posthaste::store::{Migration, Sql};
 use posthaste::{Event, RetryPolicy, Subscription, Unread};
 use posthaste_host::auth::Guard;
 use posthaste_host::http::TrustedProxies;
-use posthaste_host::{ConfigError, Service, ServiceContext, ServiceParts};
+use posthaste_host::{ConfigError, Service, ServiceCommand, ServiceContext, ServiceParts};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use hash_password::PasswordHashing;
 use mail_user::{MailRequested, MailUser};
 use onboard_user::{OnboardUser, SignupRequested};
+use reset_password::{MailReset, ResetRequested};
 pub use send_mail::Mailer;
+use sessions::Sessions;
 
 /// The service, for a host to run.
 pub fn service() -> Service {
     Service {
-        name: "accounts",
         version: env!("CARGO_PKG_VERSION"),
         migrations: MIGRATIONS,
-        build,
+        commands: &[
+            ServiceCommand {
+                name: "create-admin",
+                about: "Make a user an administrator; a new one gets the password on the standard input, or a random one",
+                argument: "EMAIL",
+                run: |context, email| Box::pin(create_admin::create_admin(context, email)),
+            },
+            ServiceCommand {
+                name: "revoke-keys",
+                about: "Make access tokens worthless that were signed with a key, or with any",
+                argument: "KID|all",
+                run: |context, which| Box::pin(revoke_keys::revoke_keys(context, which)),
+            },
+        ],
+        ..Service::new("accounts", build)
     }
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
+const MIGRATIONS: &[Migration] = &[ACCOUNTS, SESSIONS];
+
+const ACCOUNTS: Migration = Migration {
     version: 1,
     name: "accounts",
     up: Sql {
@@ -57,13 +93,29 @@ const MIGRATIONS: &[Migration] = &[Migration {
         sqlite: include_str!("../migrations/0001_accounts.sqlite.down.sql"),
         mysql: include_str!("../migrations/0001_accounts.mysql.down.sql"),
     },
-}];
+};
+
+const SESSIONS: Migration = Migration {
+    version: 2,
+    name: "sessions",
+    up: Sql {
+        postgres: include_str!("../migrations/0002_sessions.postgres.up.sql"),
+        sqlite: include_str!("../migrations/0002_sessions.sqlite.up.sql"),
+        mysql: include_str!("../migrations/0002_sessions.mysql.up.sql"),
+    },
+    down: Sql {
+        postgres: include_str!("../migrations/0002_sessions.postgres.down.sql"),
+        sqlite: include_str!("../migrations/0002_sessions.sqlite.down.sql"),
+        mysql: include_str!("../migrations/0002_sessions.mysql.down.sql"),
+    },
+};
 
 /// What the handlers work with.
 #[derive(Clone)]
 pub(crate) struct Accounts {
     context: ServiceContext,
     hashing: PasswordHashing,
+    sessions: Sessions,
     guard: Guard,
     proxies: TrustedProxies,
 }
@@ -84,11 +136,15 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
     let accounts = Accounts {
         context: context.clone(),
         hashing: PasswordHashing::of(&context.settings)?,
+        sessions: Sessions::of(context)?,
         guard: context.guard(),
         proxies: TrustedProxies::of(&context.settings)?,
     };
     let mailer = Mailer::of(&context.settings)?;
-    Ok(ServiceParts::new(routes(accounts), subscriptions(mailer)))
+    let verifier = verify_access::verifier(context, &accounts.sessions);
+    let mut parts = ServiceParts::new(routes(accounts), subscriptions(mailer));
+    parts.verifier = Some(verifier);
+    Ok(parts)
 }
 
 fn routes(accounts: Accounts) -> OpenApiRouter {
@@ -104,6 +160,19 @@ fn routes(accounts: Accounts) -> OpenApiRouter {
             delete_user::delete_user
         ))
         .routes(routes!(read_users::read_user_by_email))
+        .routes(routes!(log_in::log_in))
+        .routes(routes!(refresh_session::refresh_session))
+        .routes(routes!(log_out::log_out))
+        .routes(routes!(log_out::log_out_everywhere))
+        .routes(routes!(manage_sessions::list_sessions))
+        .routes(routes!(manage_sessions::end_session))
+        .routes(routes!(manage_sessions::end_sessions_of))
+        .routes(routes!(manage_sessions::read_me))
+        .routes(routes!(manage_sessions::introspect))
+        .routes(routes!(change_password::change_password))
+        .routes(routes!(reset_password::ask_for_reset))
+        .routes(routes!(reset_password::confirm_reset))
+        .routes(routes!(publish_keys::publish_keys))
         .merge(verify_email::pages())
         .with_state(accounts)
 }
@@ -122,15 +191,22 @@ pub fn subscriptions(mailer: Mailer) -> Vec<Subscription> {
         after: Duration::from_secs(3600),
         queue: format!("{}_dlq", SignupRequested::TOPIC),
     });
-    let mut mail =
-        Subscription::new::<MailRequested, _>("accounts.mail_user", MailRequested::TOPIC, MailUser { mailer });
-    // A mail that was sent cannot be taken back with the rest of a batch.
-    mail.batch = 1;
-    mail.retry = RetryPolicy {
-        attempts: 20,
-        immediate: 1,
-        first_delay: Duration::from_secs(2),
-        max_delay: Duration::from_secs(300),
-    };
-    vec![onboarding, mail]
+    let mut mail = Subscription::new::<MailRequested, _>(
+        "accounts.mail_user",
+        MailRequested::TOPIC,
+        MailUser { mailer: mailer.clone() },
+    );
+    let mut reset =
+        Subscription::new::<ResetRequested, _>("accounts.mail_reset", ResetRequested::TOPIC, MailReset { mailer });
+    for mailing in [&mut mail, &mut reset] {
+        // A mail that was sent cannot be taken back with the rest of a batch.
+        mailing.batch = 1;
+        mailing.retry = RetryPolicy {
+            attempts: 20,
+            immediate: 1,
+            first_delay: Duration::from_secs(2),
+            max_delay: Duration::from_secs(300),
+        };
+    }
+    vec![onboarding, mail, reset]
 }

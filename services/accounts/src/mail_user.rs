@@ -23,6 +23,8 @@ pub(crate) enum Occasion {
     Verification,
     /// Somebody wants to register the user's address.
     AddressTaken,
+    /// The user has a new password.
+    PasswordChanged,
 }
 
 /// A mail is to be sent.
@@ -77,6 +79,7 @@ impl Handle<MailRequested> for MailUser {
                 let verified = user.verification == Verification::Verified;
                 ("You have an account already", taken(self.mailer.public_url(), verified))
             }
+            Occasion::PasswordChanged => ("Your password was changed", changed(self.mailer.public_url())),
         };
         let mail = Mail {
             id: cx.message().id,
@@ -100,6 +103,14 @@ fn welcome(link: &str) -> String {
          Please confirm that this address is yours. The link is good for 24 hours and for one use:\n\n\
          {link}\n\n\
          If you have not signed up, you need not do anything. Do not follow the link then.\n"
+    )
+}
+
+fn changed(public_url: &str) -> String {
+    format!(
+        "Your password was changed. You have been signed out elsewhere.\n\n\
+         If that was not you, ask for a new one now:\n\
+         POST {public_url}/api/v1/auth/password-reset\n"
     )
 }
 

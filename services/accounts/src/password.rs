@@ -38,7 +38,6 @@ impl Password {
     }
 
     /// Whether it is longer than any password that was ever taken: no hash needs to be computed then.
-    #[expect(dead_code, reason = "sign-in asks")]
     pub fn is_too_long(&self) -> bool {
         self.0.chars().count() > LONGEST
     }

@@ -11,7 +11,7 @@ use posthaste::idempotency::StoredResponse;
 use posthaste::mediator::{self, Answer, Request};
 use posthaste::message::now;
 use posthaste::{Message, outbox};
-use posthaste_host::http::{ApiError, ApiJson, FieldError, IdempotencyKey, Validate, idempotent};
+use posthaste_host::http::{ApiError, ApiJson, ClientAddress, FieldError, IdempotencyKey, Validate, idempotent};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -105,10 +105,12 @@ const RECEIVED: Outcome = Outcome {
 )]
 pub(crate) async fn sign_up(
     State(accounts): State<Accounts>,
+    client: ClientAddress,
     key: Option<IdempotencyKey>,
     origin: Origin,
     ApiJson(signup): ApiJson<NewSignup>,
 ) -> Result<Response, ApiError> {
+    accounts.sessions.limiter.count_sign_up(&accounts.guard, client).await?;
     let door = Door::SignUp;
     mediator::send(
         &accounts,
@@ -141,10 +143,12 @@ pub(crate) async fn sign_up(
 )]
 pub(crate) async fn register(
     State(accounts): State<Accounts>,
+    client: ClientAddress,
     key: Option<IdempotencyKey>,
     origin: Origin,
     ApiJson(signup): ApiJson<NewSignup>,
 ) -> Result<Response, ApiError> {
+    accounts.sessions.limiter.count_sign_up(&accounts.guard, client).await?;
     let door = Door::Register;
     mediator::send(
         &accounts,

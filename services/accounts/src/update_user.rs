@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use contracts::UserUpdated;
 use posthaste::mediator::{self, Answer, Request};
+use posthaste::message::now;
 use posthaste::{Message, outbox};
 use posthaste_host::auth::Caller;
 use posthaste_host::http::{ApiError, ApiJson, ApiPath, FieldError, Validate};
@@ -17,6 +18,7 @@ use crate::Accounts;
 use crate::audit_repository::{self, AuditEvent, Origin, actor};
 use crate::create_user::{OneUser, check_bio};
 use crate::read_users::{shown, unknown};
+use crate::sessions_repository;
 use crate::user::{User, check_name};
 use crate::users_repository::{self, Changes};
 
@@ -170,6 +172,9 @@ impl Answer<UpdateUser> for Accounts {
             return Err(if version.is_some() { changed() } else { unknown() });
         }
         let user = users_repository::find_in(&tx, user_id).await?.ok_or_else(unknown)?;
+        if !user.is_active {
+            sessions_repository::end_all(&tx, user_id, None, "disabled", now()).await?;
+        }
         let event = AuditEvent {
             action: "user.update",
             actor: actor(&caller),

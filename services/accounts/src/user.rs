@@ -10,7 +10,6 @@ use uuid::Uuid;
 use crate::email_address::{EmailAddress, is_invisible};
 
 /// The role that may manage others.
-#[expect(dead_code, reason = "sign-in reads it")]
 pub(crate) const ADMIN: &str = "admin";
 /// Everybody's role.
 pub(crate) const USER: &str = "user";
@@ -57,8 +56,6 @@ pub(crate) struct User {
     pub last_name: String,
     pub bio: Option<String>,
     pub is_active: bool,
-    #[expect(dead_code, reason = "sign-in reads it")]
-    pub role: String,
     pub verification: Verification,
     /// Rises with every change that [`UserView`] shows, except sign-ins.
     pub version: i64,

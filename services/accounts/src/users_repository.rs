@@ -73,7 +73,7 @@ const CLAIM: Insert = Insert {
     returning: Some("id"),
 };
 
-const COLUMNS: &str = "id, email, first_name, last_name, bio, is_active, role, verification_state, version, \
+const COLUMNS: &str = "id, email, first_name, last_name, bio, is_active, verification_state, version, \
     last_login, created_at, updated_at";
 
 /// Inserts `user` unless its address or id is somebody's; answers whether it did. Waits for the transaction that is
@@ -264,7 +264,6 @@ fn read(row: &Row) -> Result<User, StoreError> {
         last_name: row.get("last_name")?,
         bio: row.get("bio")?,
         is_active: row.get("is_active")?,
-        role: row.get("role")?,
         verification: match verified == Verification::Verified.as_str() {
             true => Verification::Verified,
             false => Verification::Pending,

@@ -288,7 +288,7 @@ fn verified(user_id: Uuid, actor: Option<String>, origin: Origin) -> AuditEvent 
     }
 }
 
-/// The page that the link of the mail opens. It is no part of the API's documentation.
+/// The pages that the links of mails open. They are no part of the API's documentation.
 pub(crate) fn pages() -> OpenApiRouter<Accounts> {
     const POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
         form-action 'none'; frame-ancestors 'none'";
@@ -307,6 +307,17 @@ pub(crate) fn pages() -> OpenApiRouter<Accounts> {
         .route(
             "/verify-email",
             file("text/html; charset=utf-8", include_str!("../pages/verify_email.html")),
+        )
+        .route(
+            "/reset-password",
+            file("text/html; charset=utf-8", include_str!("../pages/reset_password.html")),
+        )
+        .route(
+            "/reset-password.js",
+            file(
+                "text/javascript; charset=utf-8",
+                include_str!("../pages/reset_password.js"),
+            ),
         )
         .route(
             "/verify-email.js",

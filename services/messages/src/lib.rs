@@ -23,6 +23,7 @@ pub fn service() -> Service {
         name: "messages",
         version: env!("CARGO_PKG_VERSION"),
         migrations: MIGRATIONS,
+        commands: &[],
         build,
     }
 }

@@ -27,6 +27,7 @@ pub fn service() -> Service {
         name: "notifications",
         version: env!("CARGO_PKG_VERSION"),
         migrations: MIGRATIONS,
+        commands: &[],
         build,
     }
 }

@@ -21,6 +21,7 @@ pub fn service() -> Service {
         name: "orders",
         version: env!("CARGO_PKG_VERSION"),
         migrations: MIGRATIONS,
+        commands: &[],
         build,
     }
 }

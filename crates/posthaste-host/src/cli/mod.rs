@@ -3,6 +3,7 @@
 mod check_health;
 mod dead_letters;
 mod migrate;
+mod service_command;
 mod show_config;
 
 use std::ffi::OsString;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, ConfigErrors, RoleSet, Sources, nearest};
 use crate::open_services::OpenError;
@@ -110,14 +111,28 @@ impl CliError {
 /// Runs what the arguments of this process say, with `services` to choose from: a whole `main`.
 pub async fn run(services: &[Service]) -> ExitCode {
     let started = Instant::now();
-    let cli = Cli::parse_from(with_default(std::env::args_os().collect()));
-    let done = match cli.command {
+    let grammar = service_command::with_commands(Cli::command(), services);
+    let matches = grammar
+        .clone()
+        .get_matches_from(with_default(&grammar, std::env::args_os().collect()));
+    if let Some((service, command, matches)) = service_command::find(services, &matches) {
+        let done = service_command::run(service, command, matches, services).await;
+        return ended(done.map(|()| ExitCode::SUCCESS));
+    }
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    ended(match cli.command {
         Command::Serve(serve) => serve.run(services, started).await.map(|()| ExitCode::SUCCESS),
         Command::Migrate(migrate) => migrate.run(services).await.map(|()| ExitCode::SUCCESS),
         Command::DeadLetters(command) => command.run(services).await.map(|()| ExitCode::SUCCESS),
         Command::Config(command) => command.run(services),
         Command::Healthcheck(command) => command.run(services).await,
-    };
+    })
+}
+
+fn ended(done: Result<ExitCode, CliError>) -> ExitCode {
     done.unwrap_or_else(|error| {
         serve_process::complain(&error);
         error.exit_code()
@@ -125,9 +140,8 @@ pub async fn run(services: &[Service]) -> ExitCode {
 }
 
 /// `posthaste` and `posthaste --port 80` mean `posthaste serve …`.
-fn with_default(mut arguments: Vec<OsString>) -> Vec<OsString> {
+fn with_default(command: &clap::Command, mut arguments: Vec<OsString>) -> Vec<OsString> {
     const OWN: [&str; 4] = ["-h", "--help", "-V", "--version"];
-    let command = Cli::command();
     let names = |argument: &OsString| command.get_subcommands().any(|known| argument == known.get_name());
     let is_flag = |argument: &OsString| argument.to_string_lossy().starts_with('-');
     let serves = match arguments.get(1) {
@@ -197,7 +211,7 @@ mod tests {
     fn serves_unless_told_otherwise() {
         let completed = |line: &str| {
             let arguments = line.split(' ').map(OsString::from).collect();
-            let completed: Vec<String> = with_default(arguments)
+            let completed: Vec<String> = with_default(&Cli::command(), arguments)
                 .into_iter()
                 .map(|argument| argument.into_string().unwrap())
                 .collect();

@@ -1,0 +1,109 @@
+//! `posthaste create-admin EMAIL`: the first administrator, whom no other one could make.
+
+use std::io::{BufRead, IsTerminal};
+
+use posthaste::failure::chain;
+use posthaste_host::ServiceContext;
+use uuid::Uuid;
+
+use crate::audit_repository::{self, AuditEvent, Origin};
+use crate::credentials_repository;
+use crate::email_address::EmailAddress;
+use crate::hash_password::PasswordHashing;
+use crate::password::Password;
+use crate::secret_token::SecretToken;
+use crate::users_repository::{self, NewUser};
+
+/// Makes the user with this address an administrator; a new one gets the password that stands in the first line of the
+/// standard input, or a random one that is printed once.
+///
+/// # Errors
+/// A sentence for the person at the terminal.
+pub(crate) async fn create_admin(context: ServiceContext, email: String) -> Result<String, String> {
+    let email = EmailAddress::parse(&email).map_err(|rule| format!("{email}: the address {rule}"))?;
+    let known = users_repository::find_by_email(&context.store, &email).await;
+    if let Some(user) = known.map_err(|error| chain(&error))? {
+        promote(&context, user.id).await?;
+        return Ok(format!(
+            "{email} is an administrator now; the password stays as it was.\n"
+        ));
+    }
+    let piped = tokio::task::spawn_blocking(read_password)
+        .await
+        .map_err(|error| error.to_string())?;
+    let (password, printed) = match piped.map_err(|error| format!("the standard input cannot be read: {error}"))? {
+        Some(password) => (password, None),
+        None => {
+            let made = SecretToken::new()
+                .map_err(|error| error.to_string())?
+                .reveal()
+                .to_owned();
+            (made.clone(), Some(made))
+        }
+    };
+    let password = Password::new(&password);
+    password
+        .check(Some(&email))
+        .map_err(|weak| format!("the password {}", weak.msg))?;
+    let hashing = PasswordHashing::of(&context.settings).map_err(|error| error.to_string())?;
+    let hash = hashing.hash(password).await.map_err(|error| error.to_string())?;
+    let user = NewUser {
+        id: Uuid::now_v7(),
+        email: email.clone(),
+        first_name: "Site".to_owned(),
+        last_name: "Administrator".to_owned(),
+        bio: None,
+        is_active: true,
+        password_hash: Some(hash),
+    };
+    add(&context, &user).await?;
+    Ok(match printed {
+        Some(password) => format!("{email} is an administrator. The password, shown this once: {password}\n"),
+        None => format!("{email} is an administrator.\n"),
+    })
+}
+
+/// The first line where something is piped in.
+fn read_password() -> std::io::Result<Option<String>> {
+    let input = std::io::stdin();
+    if input.is_terminal() {
+        return Ok(None);
+    }
+    let mut line = String::new();
+    input.lock().read_line(&mut line)?;
+    let password = line.trim_end_matches(['\r', '\n']);
+    Ok((!password.is_empty()).then(|| password.to_owned()))
+}
+
+async fn promote(context: &ServiceContext, id: Uuid) -> Result<(), String> {
+    let done = async {
+        let tx = context.store.begin().await?;
+        credentials_repository::promote(&tx, id).await?;
+        audit_repository::record(&tx, event(id)).await?;
+        tx.commit().await
+    };
+    done.await.map_err(|error| chain(&error))
+}
+
+async fn add(context: &ServiceContext, user: &NewUser) -> Result<(), String> {
+    let done = async {
+        let tx = context.store.begin().await?;
+        users_repository::claim(&tx, user).await?;
+        users_repository::skip_onboarding(&tx, user.id).await?;
+        users_repository::verify(&tx, user.id).await?;
+        credentials_repository::promote(&tx, user.id).await?;
+        audit_repository::record(&tx, event(user.id)).await?;
+        tx.commit().await
+    };
+    done.await.map_err(|error| chain(&error))
+}
+
+fn event(id: Uuid) -> AuditEvent {
+    AuditEvent {
+        action: "user.made_admin",
+        actor: Some("command line".to_owned()),
+        user_id: Some(id),
+        origin: Origin::default(),
+        detail: None,
+    }
+}

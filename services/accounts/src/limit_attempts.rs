@@ -1,0 +1,182 @@
+//! How often one address, and one account, may try. Redis counts where it is configured and answers, else the database;
+//! what an account is made to wait for stands in the database alone.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use chrono::TimeDelta;
+use posthaste::Store;
+use posthaste::failure::chain;
+use posthaste::message::now;
+use posthaste_host::auth::Guard;
+use posthaste_host::http::{ApiError, ClientAddress};
+use posthaste_host::redis_cache::{Count, Limit, RedisCache};
+
+use crate::attempts_repository::{self, Patience};
+use crate::email_address::EmailAddress;
+use crate::secret_token::hash_of;
+
+const fn per_minute(most: u32) -> Limit {
+    Limit {
+        most,
+        window: Duration::from_secs(60),
+    }
+}
+
+/// Sign-ins from one address.
+pub(crate) const LOGINS: (&str, Limit) = ("login", per_minute(30));
+/// Failed ones among them.
+pub(crate) const FAILED_LOGINS: (&str, Limit) = ("login-failed", per_minute(10));
+/// Sign-ups from one address.
+const REGISTRATIONS: (&str, Limit) = ("register", per_minute(20));
+/// Requests about forgotten passwords and addresses from one address.
+pub(crate) const RESETS: (&str, Limit) = ("reset", per_minute(20));
+/// Mails about a forgotten password to one account.
+pub(crate) const RESET_MAILS: [(&str, Limit); 2] = [
+    ("reset-mail", per_minute(5)),
+    (
+        "reset-mail-hour",
+        Limit {
+            most: 10,
+            window: Duration::from_secs(3600),
+        },
+    ),
+];
+
+const PATIENCE: Patience = Patience {
+    limit: Limit {
+        most: 5,
+        window: Duration::from_secs(300),
+    },
+    first: TimeDelta::seconds(30),
+    longest: TimeDelta::minutes(15),
+    in_row: 100,
+};
+
+/// The counters. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Limiter {
+    store: Store,
+    cache: Option<RedisCache>,
+}
+
+impl Limiter {
+    /// Counters in `cache`, where there is one, before `store`.
+    pub fn new(store: Store, cache: Option<RedisCache>) -> Self {
+        Self { store, cache }
+    }
+
+    /// Counts one more request of `client`.
+    ///
+    /// # Errors
+    /// 429 beyond the limit; 503 when nobody can count.
+    pub async fn count(&self, (name, limit): (&str, Limit), client: ClientAddress) -> Result<(), ApiError> {
+        let count = self.count_one(&bucket(name, &client.bucket()), limit).await?;
+        refuse_beyond(count.within(limit), limit, count)
+    }
+
+    /// Counts one more sign-up of `client`. Where everybody may manage users anyway nothing is counted; while nobody can
+    /// count, sign-ups go on, as they do without the database.
+    ///
+    /// # Errors
+    /// 429 beyond the limit.
+    pub async fn count_sign_up(&self, guard: &Guard, client: ClientAddress) -> Result<(), ApiError> {
+        if guard.is_open() {
+            return Ok(());
+        }
+        match self.count(REGISTRATIONS, client).await {
+            Err(error) if error.status() != StatusCode::TOO_MANY_REQUESTS => Ok(()),
+            counted => counted,
+        }
+    }
+
+    /// Counts one more failure of `client`, which has its answer already.
+    ///
+    /// # Errors
+    /// 503 when nobody can count.
+    pub async fn note(&self, (name, limit): (&str, Limit), client: ClientAddress) -> Result<(), ApiError> {
+        self.count_one(&bucket(name, &client.bucket()), limit).await.map(drop)
+    }
+
+    /// Whether `client` may go on, without counting.
+    ///
+    /// # Errors
+    /// As [`Limiter::count`].
+    pub async fn check(&self, (name, limit): (&str, Limit), client: ClientAddress) -> Result<(), ApiError> {
+        let bucket = bucket(name, &client.bucket());
+        if let Some(cache) = &self.cache {
+            match cache.get(&bucket).await {
+                Ok(used) => {
+                    let used = used.and_then(|text| text.parse().ok()).unwrap_or(0);
+                    let count = Count {
+                        used,
+                        resets_in: limit.window,
+                    };
+                    return refuse_beyond(used < limit.most, limit, count);
+                }
+                Err(error) => tracing::debug!(error = chain(&error), "the database counts instead of Redis"),
+            }
+        }
+        let count = attempts_repository::used(&self.store, &bucket, now()).await?;
+        refuse_beyond(count.used < limit.most, limit, count)
+    }
+
+    /// Whether one more mail may go to `email`; counts it.
+    ///
+    /// # Errors
+    /// 503 when nobody can count.
+    pub async fn may_mail(&self, email: &EmailAddress) -> Result<bool, ApiError> {
+        let account = account(email);
+        let mut may = true;
+        for (name, limit) in RESET_MAILS {
+            may &= self.count_one(&bucket(name, &account), limit).await?.within(limit);
+        }
+        Ok(may)
+    }
+
+    /// Notes that somebody tries the password of `email`, whether that is a user's or nobody's.
+    ///
+    /// # Errors
+    /// 429 while it has to wait; 503 when nobody can tell.
+    pub async fn try_account(&self, email: &EmailAddress) -> Result<(), ApiError> {
+        match attempts_repository::try_account(&self.store, &account(email), &PATIENCE, now()).await? {
+            None => Ok(()),
+            Some(wait) => Err(ApiError::too_many(PATIENCE.limit, wait)),
+        }
+    }
+
+    /// The right password was given, or a new one set.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn forget(&self, email: &EmailAddress) -> Result<(), ApiError> {
+        Ok(attempts_repository::forget(&self.store, &account(email)).await?)
+    }
+
+    async fn count_one(&self, bucket: &str, limit: Limit) -> Result<Count, ApiError> {
+        if let Some(cache) = &self.cache {
+            match cache.count(bucket, limit.window).await {
+                Ok(count) => return Ok(count),
+                Err(error) => tracing::debug!(error = chain(&error), "the database counts instead of Redis"),
+            }
+        }
+        Ok(attempts_repository::count(&self.store, bucket, limit.window, now()).await?)
+    }
+}
+
+fn bucket(name: &str, who: &str) -> String {
+    format!("accounts:limit:{name}:{who}")
+}
+
+/// Nobody reads addresses out of the counters.
+fn account(email: &EmailAddress) -> String {
+    hash_of(email.as_str())
+}
+
+fn refuse_beyond(within: bool, limit: Limit, count: Count) -> Result<(), ApiError> {
+    if within {
+        Ok(())
+    } else {
+        Err(ApiError::too_many(limit, count.resets_in))
+    }
+}

@@ -1,0 +1,245 @@
+//! The cookie with the refresh token: where it is set, how it is read, and who may make a browser send it.
+
+use axum::http::header::{CONTENT_TYPE, COOKIE, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use posthaste_host::Settings;
+use posthaste_host::http::ApiError;
+
+/// 256 bits in base64url.
+const TOKEN_LENGTH: usize = 43;
+
+/// How this process sets and reads it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct RefreshCookie {
+    secure: bool,
+    /// `PUBLIC_URL` without path: the one site whose pages may use it.
+    site: Option<String>,
+}
+
+impl RefreshCookie {
+    /// `__Host-refresh` with `Secure`; plain `refresh` where the process listens on loopback and `PUBLIC_URL` is not
+    /// https, so that it works without TLS on one's own machine and nowhere else.
+    pub fn of(settings: &Settings) -> Self {
+        let site = settings.get("PUBLIC_URL").and_then(|url| {
+            let origin = url::Url::parse(&url).ok()?.origin();
+            origin.is_tuple().then(|| origin.ascii_serialization())
+        });
+        let https = site.as_ref().is_some_and(|site| site.starts_with("https:"));
+        let address = settings.get("BIND_ADDRESS").unwrap_or_default();
+        let loopback = address.eq_ignore_ascii_case("localhost")
+            || address
+                .parse()
+                .is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+        Self {
+            secure: https || !loopback,
+            site,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        if self.secure { "__Host-refresh" } else { "refresh" }
+    }
+
+    /// `Set-Cookie` for `token`, which the browser forgets after `seconds`.
+    ///
+    /// # Errors
+    /// Never for a token of ours.
+    pub fn set(&self, token: &str, seconds: i64) -> Result<HeaderValue, ApiError> {
+        let secure = if self.secure { "Secure; " } else { "" };
+        let text = format!(
+            "{}={token}; Path=/; {secure}HttpOnly; SameSite=Strict; Max-Age={}",
+            self.name(),
+            seconds.max(0)
+        );
+        HeaderValue::from_str(&text).map_err(|_unprintable| ApiError::of(StatusCode::INTERNAL_SERVER_ERROR))
+    }
+
+    /// `Set-Cookie` that makes the browser forget it.
+    pub fn clear(&self) -> HeaderValue {
+        HeaderValue::from_static(if self.secure {
+            "__Host-refresh=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0"
+        } else {
+            "refresh=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"
+        })
+    }
+
+    /// The token that came along: `None` where there is no cookie, one that cannot be a token, or more than one of the
+    /// name, of which one is somebody else's.
+    pub fn read(&self, headers: &HeaderMap) -> Option<String> {
+        let mut found = self.values(headers);
+        let (token, None) = (found.next()?, found.next()) else {
+            return None;
+        };
+        let right = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        (token.len() == TOKEN_LENGTH && token.bytes().all(right)).then(|| token.to_owned())
+    }
+
+    fn values<'a>(&self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
+        let name = self.name();
+        let lines = headers
+            .get_all(COOKIE)
+            .into_iter()
+            .filter_map(|value| value.to_str().ok());
+        let pairs = lines.flat_map(|line| line.split(';'));
+        pairs.filter_map(move |pair| {
+            let (key, value) = pair.split_once('=')?;
+            (key.trim() == name).then(|| value.trim())
+        })
+    }
+
+    /// Whether a request that acts on the cookie comes from a page of ours or from no browser at all. A browser says
+    /// where a request comes from; whoever says nothing has to send `X-Requested-With`, which no form can.
+    ///
+    /// # Errors
+    /// 403 for other sites; 415 for a body that is no JSON.
+    pub fn check_site(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        if let Some(kind) = headers.get(CONTENT_TYPE) {
+            let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+            if !kind.trim().eq_ignore_ascii_case("application/json") {
+                return Err(ApiError::of(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+                    .detail("Send no body, or JSON with Content-Type: application/json."));
+            }
+        }
+        let cookie = self.values(headers).next().is_some();
+        match self.comes_from(headers) {
+            From::Here => Ok(()),
+            From::Unknown if !cookie || headers.contains_key("x-requested-with") => Ok(()),
+            From::Unknown => Err(refused("Send the header X-Requested-With.")),
+            From::Elsewhere => Err(refused("The request comes from another site.")),
+        }
+    }
+
+    /// Whether a sign-in comes from a page of another site, which would sign its visitors in as somebody else.
+    ///
+    /// # Errors
+    /// 403 if so.
+    pub fn check_login(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        match self.comes_from(headers) {
+            From::Elsewhere => Err(refused("The request comes from another site.")),
+            From::Here | From::Unknown => Ok(()),
+        }
+    }
+
+    fn comes_from(&self, headers: &HeaderMap) -> From {
+        let text = |value: &HeaderValue| value.to_str().unwrap_or("?").to_owned();
+        if let Some(site) = headers.get("sec-fetch-site").map(text) {
+            return match site.as_str() {
+                "same-origin" | "none" => From::Here,
+                _ => From::Elsewhere,
+            };
+        }
+        let Some(origin) = headers.get(ORIGIN).map(text) else {
+            return From::Unknown;
+        };
+        let own = match &self.site {
+            Some(site) => *site == origin,
+            None => {
+                let host = headers.get(HOST).map(text).unwrap_or_default();
+                !host.is_empty() && origin == format!("http://{host}")
+            }
+        };
+        if own { From::Here } else { From::Elsewhere }
+    }
+}
+
+enum From {
+    Here,
+    Elsewhere,
+    Unknown,
+}
+
+fn refused(detail: &'static str) -> ApiError {
+    ApiError::of(StatusCode::FORBIDDEN).detail(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn cookie(secure: bool, site: Option<&str>) -> RefreshCookie {
+        RefreshCookie {
+            secure,
+            site: site.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn one_cookie_of_exactly_this_name_is_read() {
+        let (token, other) = ("a".repeat(43), "b".repeat(43));
+        let read = |lines: &[&str]| {
+            let pairs: Vec<(&'static str, &str)> = lines.iter().map(|line| ("cookie", *line)).collect();
+            cookie(true, None).read(&headers(&pairs))
+        };
+        let ours = format!("__Host-refresh={token}");
+        assert_eq!(read(&[&ours]).as_deref(), Some(token.as_str()));
+        assert_eq!(
+            read(&[&format!("a=b; __host-refresh={other}; {ours}; refresh={other}")]),
+            Some(token.clone())
+        );
+        assert_eq!(read(&[&format!("{ours}; __Host-refresh={other}")]), None);
+        assert_eq!(read(&[&ours, &ours]), None);
+        for wrong in [
+            "__Host-refresh=",
+            "__Host-refresh=abc",
+            &format!("refresh={token}"),
+            &format!("{ours}a"),
+        ] {
+            assert_eq!(read(&[wrong]), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_browser_sends_it_for_our_own_pages_only() {
+        let allowed = |pairs: &[(&'static str, &str)]| {
+            let all = [&[("cookie", "__Host-refresh=x"), ("host", "good.example")], pairs].concat();
+            cookie(true, Some("https://good.example"))
+                .check_site(&headers(&all))
+                .is_ok()
+        };
+        assert!(allowed(&[("sec-fetch-site", "same-origin")]));
+        assert!(allowed(&[("origin", "https://good.example")]));
+        assert!(allowed(&[("x-requested-with", "curl")]));
+        for refused in [
+            [("sec-fetch-site", "cross-site")].as_slice(),
+            &[("sec-fetch-site", "same-site")],
+            &[
+                ("sec-fetch-site", "cross-site"),
+                ("x-requested-with", "x"),
+                ("origin", "https://good.example"),
+            ],
+            &[("origin", "null")],
+            &[("origin", "https://good.example.evil.example")],
+            &[("origin", "http://good.example")],
+            &[("origin", "https://evil.example"), ("x-requested-with", "x")],
+            &[("content-type", "text/plain"), ("sec-fetch-site", "same-origin")],
+            &[],
+        ] {
+            assert!(!allowed(refused), "{refused:?}");
+        }
+        assert!(
+            cookie(true, None).check_site(&headers(&[])).is_ok(),
+            "nothing to act on"
+        );
+    }
+
+    #[test]
+    fn the_attributes_are_those_of_the_prefix() {
+        let set = cookie(true, None).set("t", 5).unwrap();
+        assert_eq!(
+            set,
+            "__Host-refresh=t; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=5"
+        );
+        assert_eq!(
+            cookie(false, None).set("t", 5).unwrap(),
+            "refresh=t; Path=/; HttpOnly; SameSite=Strict; Max-Age=5"
+        );
+    }
+}

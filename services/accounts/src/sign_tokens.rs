@@ -1,0 +1,162 @@
+//! The keys that access tokens are signed with: made when they are needed, one published ahead of its use, old ones good
+//! until the last token under them has ended.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, TimeDelta, Utc};
+use posthaste::message::now;
+use posthaste::{Store, StoreError};
+use posthaste_host::auth::{AccessClaims, TokenHeader, encode_part};
+use posthaste_host::http::ApiError;
+use tokio::sync::Mutex;
+
+use crate::secret_token::SecretToken;
+use crate::server_secret::ServerSecret;
+use crate::signing_keys_repository::{self, SigningKey};
+
+/// How old the list of keys may be: a revoked key is noticed after this at the latest.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a key signs.
+const SIGNS_FOR: TimeDelta = TimeDelta::days(30);
+/// How long others may keep the published list.
+pub(crate) const PUBLISHED_FOR: u64 = 300;
+/// How long a key is published before it signs: everybody has a newer list by then.
+const AHEAD: TimeDelta = TimeDelta::seconds(PUBLISHED_FOR as i64 + 60);
+/// How long it is of use after it last signed: the longest life of a token, and clocks that differ.
+const AFTER: TimeDelta = TimeDelta::seconds(900 + 60);
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SignError {
+    /// The keys cannot be read or stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The library refuses.
+    #[error("a token could not be signed: {0}")]
+    Failed(String),
+}
+
+impl From<SignError> for ApiError {
+    fn from(error: SignError) -> Self {
+        match error {
+            SignError::Store(error) => error.into(),
+            SignError::Failed(reason) => {
+                tracing::error!(error = reason, "a token could not be signed");
+                Self::of(http::StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> SignError {
+    SignError::Failed(error.to_string())
+}
+
+/// When the keys were asked for, and what they were.
+type Seen = (Instant, Arc<[SigningKey]>);
+
+/// The keys of the database. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct TokenKeys {
+    store: Store,
+    secret: Arc<ServerSecret>,
+    list: Arc<Mutex<Option<Seen>>>,
+}
+
+impl TokenKeys {
+    /// The keys in `store` that `secret` opens.
+    pub fn new(store: Store, secret: Arc<ServerSecret>) -> Self {
+        Self {
+            store,
+            secret,
+            list: Arc::default(),
+        }
+    }
+
+    /// The keys whose tokens are good, the newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn published(&self) -> Result<Arc<[SigningKey]>, StoreError> {
+        let mut list = self.list.lock().await;
+        if let Some((at, keys)) = &*list
+            && at.elapsed() < FRESH
+        {
+            return Ok(keys.clone());
+        }
+        let asked = Instant::now();
+        let keys: Arc<[SigningKey]> = signing_keys_repository::list(&self.store, now()).await?.into();
+        *list = Some((asked, keys.clone()));
+        Ok(keys)
+    }
+
+    /// The public key called `kid`, if its tokens are good.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn public_key(&self, kid: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let keys = self.published().await?;
+        let key = keys.iter().find(|key| key.kid == kid);
+        Ok(key.and_then(|key| URL_SAFE_NO_PAD.decode(&key.public_key).ok()))
+    }
+
+    /// The token that says `claims`.
+    ///
+    /// # Errors
+    /// When the keys cannot be read or made.
+    pub async fn sign(&self, claims: &AccessClaims) -> Result<String, SignError> {
+        let (kid, pair) = self.signer().await?;
+        let (header, claims) = (encode_part(&TokenHeader::of(&kid)), encode_part(claims));
+        let signed = format!("{}.{}", header.map_err(failed)?, claims.map_err(failed)?);
+        let signature = pair.sign(signed.as_bytes());
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+
+    /// The newest key that signs by now; the next one is made when this one's time comes to an end.
+    async fn signer(&self) -> Result<(String, Ed25519KeyPair), SignError> {
+        let (keys, now) = (self.published().await?, now());
+        let newest = keys.iter().find(|key| self.pair(key).is_some());
+        let signing = keys.iter().filter(|key| key.active_from <= now);
+        let Some((kid, pair)) = signing
+            .into_iter()
+            .find_map(|key| Some((key.kid.clone(), self.pair(key)?)))
+        else {
+            return self.make(now, None).await;
+        };
+        if newest.is_some_and(|newest| newest.active_from + SIGNS_FOR < now) {
+            let starts = now + AHEAD;
+            self.make(starts, Some(starts + AFTER)).await?;
+        }
+        Ok((kid, pair))
+    }
+
+    fn pair(&self, key: &SigningKey) -> Option<Ed25519KeyPair> {
+        let plain = self.secret.open(&key.kid, &key.sealed_key)?;
+        Ed25519KeyPair::from_pkcs8(&plain).ok()
+    }
+
+    async fn make(
+        &self,
+        active_from: DateTime<Utc>,
+        retire: Option<DateTime<Utc>>,
+    ) -> Result<(String, Ed25519KeyPair), SignError> {
+        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(failed)?;
+        let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).map_err(failed)?;
+        let kid: String = SecretToken::new().map_err(failed)?.reveal().chars().take(16).collect();
+        let key = SigningKey {
+            public_key: URL_SAFE_NO_PAD.encode(pair.public_key()),
+            sealed_key: self.secret.seal(&kid, document.as_ref()).map_err(failed)?,
+            kid,
+            active_from,
+        };
+        signing_keys_repository::add(&self.store, &key, retire).await?;
+        *self.list.lock().await = None;
+        tracing::info!(kid = key.kid, %active_from, "a key for access tokens was made");
+        Ok((key.kid, pair))
+    }
+}

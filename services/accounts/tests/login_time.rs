@@ -1,0 +1,38 @@
+//! How long a failed login takes. Alone in its program: no other test runs beside it.
+
+#[path = "sessions/house.rs"]
+#[expect(dead_code, reason = "shared with the tests that need all of it")]
+mod house;
+
+use anyhow::{Result, ensure};
+
+use house::{House, OTHER_PASSWORD};
+
+#[tokio::test]
+async fn an_unknown_user_takes_as_long_as_a_known_one() -> Result<()> {
+    let house = House::alone(&[("TRUSTED_PROXIES", "127.0.0.1")]).await?;
+    house.user("ann@example.com").await?;
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for n in 0..60 {
+        let address = format!("10.0.{}.{}", n / 250, n % 250);
+        let mut pair = [("ann@example.com", &mut known), ("nobody@example.com", &mut unknown)];
+        // Neither is always the first.
+        pair.rotate_left(n % 2);
+        for (email, times) in pair {
+            // The patience with an account is not what is measured.
+            let store = house.service.store();
+            store.execute("DELETE FROM login_attempts", vec![]).await?;
+            let started = std::time::Instant::now();
+            let headers = [("X-Forwarded-For", address.as_str())];
+            let reply = house.try_login(email, OTHER_PASSWORD, &headers).await?;
+            times.push(started.elapsed());
+            ensure!(reply.status == 401, "{reply:?}");
+        }
+    }
+    known.sort_unstable();
+    unknown.sort_unstable();
+    let (a, b) = (known[30], unknown[30]);
+    let allowed = std::time::Duration::from_millis(5).max(a / 20);
+    ensure!(a.abs_diff(b) < allowed, "medians {a:?} and {b:?}");
+    house.close().await
+}

@@ -1,0 +1,253 @@
+//! The service with users in it, and what a client does: without a cookie jar, which would hide what is sent.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use posthaste_testkit::{Reply, RunningService, TestDatabase, wait_until};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub const LIMIT: Duration = Duration::from_secs(20);
+pub const PASSWORD: &str = "plumber otter vivid canal";
+pub const OTHER_PASSWORD: &str = "seventeen brass lanterns";
+const SECRET: &str = "a secret of the tests, the same for all replicas";
+/// What a client that is no browser sends with its cookie.
+pub const NO_BROWSER: (&str, &str) = ("X-Requested-With", "test");
+
+/// One instance of the service.
+pub struct House {
+    pub service: RunningService,
+    pub mail: TempDir,
+    /// Its own, removed with it.
+    database: Option<TestDatabase>,
+}
+
+/// What a client has after it signed in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pass {
+    pub access: String,
+    pub refresh: String,
+}
+
+impl Pass {
+    /// What `reply` gives.
+    pub fn of(reply: &Reply) -> Result<Self> {
+        ensure!(reply.status == 200, "{reply:?}");
+        Ok(Self {
+            access: reply.body["access_token"]
+                .as_str()
+                .context("no access token")?
+                .to_owned(),
+            refresh: cookie(reply).context("no cookie")?,
+        })
+    }
+
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.access)
+    }
+}
+
+/// The refresh token in the `Set-Cookie` of `reply`; empty where it is taken away.
+pub fn cookie(reply: &Reply) -> Option<String> {
+    let header = reply.header("set-cookie")?;
+    let (_, value) = header.split(';').next()?.split_once('=')?;
+    Some(value.to_owned())
+}
+
+impl House {
+    /// One on a SQLite database of its own.
+    pub async fn alone(settings: &[(&str, &str)]) -> Result<Self> {
+        let database = TestDatabase::sqlite()?;
+        let mut house = Self::open_with(&database, settings).await?;
+        house.database = Some(database);
+        Ok(house)
+    }
+
+    pub async fn open(database: &TestDatabase) -> Result<Self> {
+        Self::open_with(database, &[]).await
+    }
+
+    pub async fn open_with(database: &TestDatabase, settings: &[(&str, &str)]) -> Result<Self> {
+        let mail = tempfile::tempdir()?;
+        let folder = mail.path().to_str().context("a path")?;
+        let own = [("MAIL_DIR", folder), ("ACCOUNTS_SECRET", SECRET)];
+        let service = RunningService::start_with(accounts::service(), database, &[&own, settings].concat()).await?;
+        Ok(Self {
+            service,
+            mail,
+            database: None,
+        })
+    }
+
+    pub async fn close(self) -> Result<()> {
+        self.service.stop().await?;
+        match self.database {
+            Some(database) => database.finish().await,
+            None => Ok(()),
+        }
+    }
+
+    /// A user who has confirmed the address; the service is open.
+    pub async fn user(&self, email: &str) -> Result<String> {
+        let id = self.unverified_user(email).await?;
+        let reply = self
+            .service
+            .send("PUT", &format!("/users/{id}"), &[], Vec::new())
+            .await?;
+        ensure!(reply.status == 200, "{reply:?}");
+        Ok(id)
+    }
+
+    pub async fn unverified_user(&self, email: &str) -> Result<String> {
+        let body = json!({"email": email, "first_name": "Ann", "last_name": "Lee", "password": PASSWORD});
+        let reply = self.service.post("/signup", &body).await?;
+        ensure!(reply.status == 201, "{reply:?}");
+        Ok(reply.body["user_id"].as_str().context("no id")?.to_owned())
+    }
+
+    pub async fn try_login(&self, email: &str, password: &str, headers: &[(&str, &str)]) -> Result<Reply> {
+        let body = json!({"email": email, "password": password});
+        self.service.post_with("/api/v1/auth/login", &body, headers).await
+    }
+
+    pub async fn login(&self, email: &str) -> Result<Pass> {
+        Pass::of(&self.try_login(email, PASSWORD, &[]).await?)
+    }
+
+    pub async fn refresh(&self, token: &str) -> Result<Reply> {
+        let cookie = format!("refresh={token}");
+        self.act("POST", "/api/v1/auth/refresh", &[("Cookie", &cookie), NO_BROWSER])
+            .await
+    }
+
+    /// The status of a refresh.
+    pub async fn refreshes(&self, token: &str) -> Result<u16> {
+        Ok(self.refresh(token).await?.status)
+    }
+
+    /// The status of a call with the access token of `pass`.
+    pub async fn calls(&self, pass: &Pass) -> Result<u16> {
+        self.calls_with(&pass.access).await
+    }
+
+    pub async fn calls_with(&self, token: &str) -> Result<u16> {
+        let bearer = format!("Bearer {token}");
+        Ok(self
+            .act("GET", "/api/v1/users/me", &[("Authorization", &bearer)])
+            .await?
+            .status)
+    }
+
+    pub async fn log_out(&self, pass: &Pass) -> Result<Reply> {
+        let (bearer, cookie) = (pass.bearer(), format!("refresh={}", pass.refresh));
+        let headers = [("Authorization", bearer.as_str()), ("Cookie", &cookie), NO_BROWSER];
+        self.act("POST", "/api/v1/auth/logout", &headers).await
+    }
+
+    /// Any request without a body.
+    pub async fn act(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Reply> {
+        self.service.send(method, path, headers, Vec::new()).await
+    }
+
+    /// Any request of `pass` with a JSON body.
+    pub async fn act_as(&self, pass: &Pass, method: &str, path: &str, body: &Value) -> Result<Reply> {
+        let headers = [
+            ("Authorization", pass.bearer()),
+            ("Content-Type", "application/json".to_owned()),
+        ];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        self.service
+            .send(method, path, &headers, serde_json::to_vec(body)?)
+            .await
+    }
+
+    /// Asks for a new password and answers the token of the mail, which is number `nth` to `email` with one.
+    pub async fn reset_token(&self, email: &str, nth: usize) -> Result<String> {
+        let reply = self.ask_for_reset(email).await?;
+        ensure!(reply.status == 202, "{reply:?}");
+        let token = self.mailed_reset(email, nth).await?;
+        // The mail leaves just before the token is committed.
+        self.settled().await?;
+        Ok(token)
+    }
+
+    pub async fn ask_for_reset(&self, email: &str) -> Result<Reply> {
+        self.service
+            .post("/api/v1/auth/password-reset", &json!({"email": email}))
+            .await
+    }
+
+    pub async fn mailed_reset(&self, email: &str, nth: usize) -> Result<String> {
+        wait_until(&format!("reset mail {nth} to {email}"), LIMIT, || async {
+            let tokens = reset_tokens(self.mail.path(), email).ok()?;
+            (tokens.len() == nth).then(|| tokens.last().cloned()).flatten()
+        })
+        .await
+    }
+
+    pub async fn confirm_reset(&self, token: &str, password: &str) -> Result<Reply> {
+        let body = json!({"token": token, "new_password": password});
+        self.service.post("/api/v1/auth/password-reset/confirm", &body).await
+    }
+
+    /// Waits until everything that was asked for is worked off.
+    pub async fn settled(&self) -> Result<()> {
+        let sql = "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') \
+            + (SELECT COUNT(*) FROM queue_messages WHERE topic IN \
+            ('user_onboarding_queue', 'user_mail_queue', 'user_password_reset_queue')) AS n";
+        wait_until("the queues to be worked off", LIMIT, || async {
+            let rows = self.service.store().query(sql, vec![]).await.ok()?;
+            (rows.first()?.get::<i64>("n").ok()? == 0).then_some(())
+        })
+        .await
+    }
+
+    /// How many audit events there are of `action`.
+    pub async fn audited(&self, action: &str) -> Result<i64> {
+        self.number("SELECT COUNT(*) AS n FROM audit_events WHERE action = $1", action)
+            .await
+    }
+
+    /// The number `n` that `sql` answers about `what`.
+    pub async fn number(&self, sql: &str, what: &str) -> Result<i64> {
+        let rows = self.service.store().query(sql, vec![what.into()]).await?;
+        Ok(rows.first().context("no row")?.get("n")?)
+    }
+
+    /// As if `column` of all rows of `table` had been written `seconds` earlier.
+    pub async fn age(&self, table: &str, column: &str, seconds: i64) -> Result<()> {
+        let store = self.service.store();
+        // Ascending: none is moved onto one that is still to be moved.
+        let times = format!("SELECT DISTINCT {column} AS at FROM {table} WHERE {column} IS NOT NULL ORDER BY at");
+        for row in store.query(&times, vec![]).await? {
+            let at = row.time("at")?;
+            let sql = format!("UPDATE {table} SET {column} = $1 WHERE {column} = $2");
+            let earlier = store.dialect().time(at - chrono::TimeDelta::seconds(seconds));
+            store.execute(&sql, vec![earlier, store.dialect().time(at)]).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The tokens of the mails about a new password to `email`, oldest first.
+fn reset_tokens(folder: &Path, email: &str) -> Result<Vec<String>> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|kind| kind == "eml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut tokens = Vec::new();
+    for path in paths {
+        let text = std::fs::read_to_string(path)?;
+        if text.lines().any(|line| line == format!("To: {email}"))
+            && let Some((_, rest)) = text.split_once("/reset-password#token=")
+        {
+            tokens.push(rest.split_whitespace().next().context("no token")?.to_owned());
+        }
+    }
+    Ok(tokens)
+}

@@ -1,0 +1,151 @@
+//! Redis in front: it counts for all instances, and whatever happens to it, no revoked token is let in.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use posthaste_testkit::fault_proxy::FaultProxy;
+use posthaste_testkit::servers::PrivateRedis;
+use posthaste_testkit::{TestDatabase, wait_until};
+
+use crate::house::{House, LIMIT, PASSWORD, Pass};
+
+const ANN: &str = "ann@example.com";
+
+struct Both {
+    one: House,
+    two: House,
+}
+
+impl Both {
+    async fn open(database: &TestDatabase, redis: &str) -> Result<Self> {
+        let settings = [("REDIS_URL", redis)];
+        let (one, two) = tokio::try_join!(
+            House::open_with(database, &settings),
+            House::open_with(database, &settings)
+        )?;
+        Ok(Self { one, two })
+    }
+
+    /// Both refuse `pass`, and take `other`, within `limit` each.
+    async fn tell_apart(&self, when: &str, pass: &Pass, other: &Pass, limit: Duration) -> Result<()> {
+        for house in [&self.one, &self.two] {
+            let asked = std::time::Instant::now();
+            let status = house.calls(pass).await?;
+            ensure!(
+                [401, 503].contains(&status),
+                "{when}: a revoked token was let in: {status}"
+            );
+            ensure!(house.refreshes(&pass.refresh).await? == 401, "{when}");
+            ensure!(house.calls(other).await? == 200, "{when}: an honest one was not");
+            ensure!(
+                asked.elapsed() < limit,
+                "{when}: {:?} for three answers",
+                asked.elapsed()
+            );
+        }
+        Ok(())
+    }
+
+    async fn close(self) -> Result<()> {
+        self.one.close().await?;
+        self.two.close().await
+    }
+}
+
+/// `redis://:PASSWORD@HOST:PORT` in two.
+fn parts(url: &str) -> Result<(&str, &str)> {
+    let rest = url.strip_prefix("redis://:").context("no URL of ours")?;
+    rest.split_once('@').context("no password")
+}
+
+/// Forgets everything; waits while the server still reads what it knew.
+async fn empty(url: &str) -> Result<()> {
+    wait_until("Redis to be empty", LIMIT, || async { try_empty(url).await.ok() }).await
+}
+
+async fn try_empty(url: &str) -> Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (password, address) = parts(url)?;
+    let mut socket = tokio::net::TcpStream::connect(address).await?;
+    let lines = format!("AUTH {password}\r\nFLUSHALL\r\n");
+    socket.write_all(lines.as_bytes()).await?;
+    let mut answers = [0; 10];
+    socket.read_exact(&mut answers).await?;
+    ensure!(&answers == b"+OK\r\n+OK\r\n", "{:?}", String::from_utf8_lossy(&answers));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_state_of_redis_lets_a_revoked_token_in() -> Result<()> {
+    let redis = PrivateRedis::launch(26_600).await?;
+    let (password, address) = parts(redis.url())?;
+    let proxy = FaultProxy::start(address.parse()?, 1).await?;
+    let database = TestDatabase::postgres().await?;
+    let both = Both::open(&database, &format!("redis://:{password}@{}", proxy.address())).await?;
+    both.one.user(ANN).await?;
+    let (pass, other) = (both.one.login(ANN).await?, both.one.login(ANN).await?);
+    let quick = Duration::from_secs(5);
+    ensure!(both.two.calls(&pass).await? == 200);
+    ensure!(both.one.log_out(&pass).await?.status == 204);
+    both.tell_apart("Redis is well", &pass, &other, quick).await?;
+
+    empty(redis.url()).await?;
+    both.tell_apart("Redis was emptied", &pass, &other, quick).await?;
+
+    proxy.inject(posthaste_testkit::fault_proxy::Fault::Latency {
+        delay: Duration::from_secs(3),
+        jitter: Duration::ZERO,
+    });
+    both.tell_apart("Redis is slow", &pass, &other, quick).await?;
+    // A logout while nobody can tell Redis: the database knows.
+    let gone = both.one.login(ANN).await?;
+    ensure!(both.one.log_out(&gone).await?.status == 204);
+    both.tell_apart("Redis was not told", &gone, &other, quick).await?;
+    proxy.heal();
+
+    proxy.inject(posthaste_testkit::fault_proxy::Fault::HalfOpen);
+    both.tell_apart("Redis is silent", &pass, &other, quick).await?;
+    proxy.heal();
+
+    redis.kill9().await?;
+    both.tell_apart("Redis is away", &pass, &other, quick).await?;
+    let late = both.one.login(ANN).await?;
+    ensure!(both.two.log_out(&late).await?.status == 204);
+    both.tell_apart("Redis is away at the logout", &late, &other, quick)
+        .await?;
+    redis.start().await?;
+    empty(redis.url()).await?;
+    both.tell_apart("Redis has come back empty", &late, &other, quick)
+        .await?;
+    both.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_instances_count_in_one_window_and_alone_without_redis() -> Result<()> {
+    let redis = PrivateRedis::launch(26_700).await?;
+    let database = TestDatabase::postgres().await?;
+    let both = Both::open(&database, redis.url()).await?;
+    both.one.user(ANN).await?;
+    let guess = async |house: &House, n: usize| -> Result<u16> {
+        Ok(house
+            .try_login(&format!("user{n}@example.com"), PASSWORD, &[])
+            .await?
+            .status)
+    };
+    for n in 0..10 {
+        let house = if n % 2 == 0 { &both.one } else { &both.two };
+        ensure!(guess(house, n).await? == 401, "{n}");
+    }
+    ensure!(guess(&both.one, 10).await? == 429 && guess(&both.two, 11).await? == 429);
+    ensure!(
+        both.one.service.count("rate_limits").await? == 0,
+        "Redis has counted, not the database"
+    );
+    redis.kill9().await?;
+    wait_until("the database to count", LIMIT, || async {
+        let status = guess(&both.two, 12).await.ok()?;
+        (status == 429 && both.one.service.count("rate_limits").await.ok()? > 0).then_some(())
+    })
+    .await?;
+    both.close().await
+}
