@@ -135,7 +135,11 @@ async fn run_in(
     settings: &[(&str, &str)],
 ) -> Result<RunningService> {
     let folder = mail.to_str().context("a path")?;
-    let own = [("MAIL_DIR", folder), ("ACCOUNTS_SECRET", "a secret of the tests and of nothing else"), ("PUBLIC_URL", "https://accounts.example/")];
+    let own = [
+        ("MAIL_DIR", folder),
+        ("ACCOUNTS_SECRET", "a secret of the tests and of nothing else"),
+        ("PUBLIC_URL", "https://accounts.example/"),
+    ];
     RunningService::start_with(service, database, &[&own, settings].concat()).await
 }
 
