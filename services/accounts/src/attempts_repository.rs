@@ -153,6 +153,14 @@ pub(crate) async fn forget(store: &Store, account: &str) -> Result<(), StoreErro
     Ok(())
 }
 
+/// Takes the last failure of `account` back.
+pub(crate) async fn pardon(store: &Store, account: &str) -> Result<(), StoreError> {
+    let sql = "UPDATE login_attempts SET failures = failures - 1, in_row = in_row - 1 \
+        WHERE account = $1 AND failures > 0 AND in_row > 0";
+    store.execute(sql, vec![account.into()]).await?;
+    Ok(())
+}
+
 /// Drops windows that have ended, and what was last tried before `idle_since`.
 pub(crate) async fn purge(store: &Store, at: DateTime<Utc>, idle_since: DateTime<Utc>) -> Result<(), StoreError> {
     let dialect = store.dialect();

@@ -94,8 +94,13 @@ pub(crate) async fn change_password(
     limiter.try_account(&email).await?;
     let checked = user.password_hash.unwrap_or_default();
     let current = (!checked.is_empty()).then(|| checked.clone());
-    if !accounts.hashing.verify(change.current_password, current).await?.right {
-        return Err(wrong());
+    match accounts.hashing.verify(change.current_password, current).await {
+        Ok(verified) if verified.right => {}
+        Ok(_wrong) => return Err(wrong()),
+        Err(busy) => {
+            limiter.pardon(&email).await;
+            return Err(busy.into());
+        }
     }
     let hash = accounts.hashing.hash(change.new_password).await?;
     let at = now();
@@ -109,6 +114,6 @@ pub(crate) async fn change_password(
     let notice = Message::of(&MailRequested::to(user.user_id, Occasion::PasswordChanged))?;
     outbox::append(&mut tx, accounts.context.name, notice).await?;
     tx.commit().await?;
-    limiter.forget(&email).await?;
+    limiter.forget(&email).await;
     Ok(StatusCode::NO_CONTENT)
 }

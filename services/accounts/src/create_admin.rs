@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, IsTerminal};
 
+use posthaste::StoreError;
 use posthaste::failure::chain;
+use posthaste::message::now;
 use posthaste_host::ServiceContext;
 use uuid::Uuid;
 
@@ -12,6 +14,8 @@ use crate::email_address::EmailAddress;
 use crate::hash_password::PasswordHashing;
 use crate::password::Password;
 use crate::secret_token::SecretToken;
+use crate::sessions_repository;
+use crate::user::Verification;
 use crate::users_repository::{self, NewUser};
 
 /// Makes the user with this address an administrator; a new one gets the password that stands in the first line of the
@@ -22,7 +26,10 @@ use crate::users_repository::{self, NewUser};
 pub(crate) async fn create_admin(context: ServiceContext, email: String) -> Result<String, String> {
     let email = EmailAddress::parse(&email).map_err(|rule| format!("{email}: the address {rule}"))?;
     let known = users_repository::find_by_email(&context.store, &email).await;
-    if let Some(user) = known.map_err(|error| chain(&error))? {
+    let known = known.map_err(|error| chain(&error))?;
+    if let Some(user) = &known
+        && user.verification == Verification::Verified
+    {
         promote(&context, user.id).await?;
         return Ok(format!(
             "{email} is an administrator now; the password stays as it was.\n"
@@ -47,16 +54,22 @@ pub(crate) async fn create_admin(context: ServiceContext, email: String) -> Resu
         .map_err(|weak| format!("the password {}", weak.msg))?;
     let hashing = PasswordHashing::of(&context.settings).map_err(|error| error.to_string())?;
     let hash = hashing.hash(password).await.map_err(|error| error.to_string())?;
-    let user = NewUser {
-        id: Uuid::now_v7(),
-        email: email.clone(),
-        first_name: "Site".to_owned(),
-        last_name: "Administrator".to_owned(),
-        bio: None,
-        is_active: true,
-        password_hash: Some(hash),
-    };
-    add(&context, &user).await?;
+    match known {
+        // Whoever has signed up with the address has not shown that it is theirs: their password goes.
+        Some(user) => take_over(&context, user.id, &hash).await?,
+        None => {
+            let user = NewUser {
+                id: Uuid::now_v7(),
+                email: email.clone(),
+                first_name: "Site".to_owned(),
+                last_name: "Administrator".to_owned(),
+                bio: None,
+                is_active: true,
+                password_hash: Some(hash),
+            };
+            add(&context, &user).await?;
+        }
+    }
     Ok(match printed {
         Some(password) => format!("{email} is an administrator. The password, shown this once: {password}\n"),
         None => format!("{email} is an administrator.\n"),
@@ -75,27 +88,63 @@ fn read_password() -> std::io::Result<Option<String>> {
     Ok((!password.is_empty()).then(|| password.to_owned()))
 }
 
+/// What the table says now is not what it said when it was looked at.
+const CHANGED: &str = "the user has changed in this moment; run it again";
+
 async fn promote(context: &ServiceContext, id: Uuid) -> Result<(), String> {
     let done = async {
         let tx = context.store.begin().await?;
-        credentials_repository::promote(&tx, id).await?;
+        if !credentials_repository::promote(&tx, id).await? {
+            return Ok(false);
+        }
         audit_repository::record(&tx, event(id)).await?;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(true)
     };
-    done.await.map_err(|error| chain(&error))
+    finished(done.await)
+}
+
+async fn take_over(context: &ServiceContext, id: Uuid, hash: &str) -> Result<(), String> {
+    let at = now();
+    let done = async {
+        let tx = context.store.begin().await?;
+        if !credentials_repository::set_password(&tx, id, None, hash).await?
+            || !users_repository::verify(&tx, id).await?
+            || !credentials_repository::promote(&tx, id).await?
+        {
+            return Ok(false);
+        }
+        credentials_repository::void_resets(&tx, id, at).await?;
+        sessions_repository::end_all(&tx, id, None, "taken over", at).await?;
+        audit_repository::record(&tx, event(id)).await?;
+        tx.commit().await?;
+        Ok(true)
+    };
+    finished(done.await)
 }
 
 async fn add(context: &ServiceContext, user: &NewUser) -> Result<(), String> {
     let done = async {
         let tx = context.store.begin().await?;
-        users_repository::claim(&tx, user).await?;
+        if !users_repository::claim(&tx, user).await? {
+            return Ok(false);
+        }
         users_repository::skip_onboarding(&tx, user.id).await?;
         users_repository::verify(&tx, user.id).await?;
         credentials_repository::promote(&tx, user.id).await?;
         audit_repository::record(&tx, event(user.id)).await?;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(true)
     };
-    done.await.map_err(|error| chain(&error))
+    finished(done.await)
+}
+
+fn finished(done: Result<bool, StoreError>) -> Result<(), String> {
+    match done {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(CHANGED.to_owned()),
+        Err(error) => Err(chain(&error)),
+    }
 }
 
 fn event(id: Uuid) -> AuditEvent {

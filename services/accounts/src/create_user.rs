@@ -16,8 +16,9 @@ use utoipa::ToSchema;
 
 use crate::Accounts;
 use crate::audit_repository::{self, AuditEvent, Origin, actor};
+use crate::check_caller::check_caller;
 use crate::email_address::EmailAddress;
-use crate::user::{UserView, check_email, check_name, id_for_key};
+use crate::user::{UserView, check_email, check_name};
 use crate::users_repository::{self, NewUser};
 
 const SCOPE: &str = "accounts POST /api/v1/users";
@@ -143,7 +144,7 @@ impl Answer<CreateUser> for Accounts {
             None => SCOPE.to_owned(),
         };
         let user = NewUser {
-            id: id_for_key(&scope, key.as_ref(), &email),
+            id: self.sessions.secret.id_for_key(&scope, key.as_ref(), &email),
             email,
             first_name: user.first_name,
             last_name: user.last_name,
@@ -155,6 +156,7 @@ impl Answer<CreateUser> for Accounts {
         let service = self.context.name;
         let mut response = idempotent(&self.context.store, &scope, key.as_ref(), &bytes, |tx| {
             Box::pin(async move {
+                check_caller(tx, &caller).await?;
                 if !users_repository::claim(tx, &user).await? {
                     return Err(ApiError::of(StatusCode::CONFLICT).detail("A user with this address exists already."));
                 }

@@ -63,6 +63,12 @@ pub(crate) async fn lock(tx: &Tx, id: Uuid) -> Result<bool, StoreError> {
     Ok(tx.execute(sql, vec![tx.dialect().uuid(id)]).await? == 1)
 }
 
+/// Whether `id` is active and has `role` now; its row stays locked until `tx` ends.
+pub(crate) async fn still(tx: &Tx, id: Uuid, role: &str) -> Result<bool, StoreError> {
+    let sql = "UPDATE users SET version = version WHERE id = $1 AND role = $2 AND is_active AND deleted_at IS NULL";
+    Ok(tx.execute(sql, vec![tx.dialect().uuid(id), role.into()]).await? == 1)
+}
+
 /// Gives `id` the password whose hash is `hash`; only in the place of the one whose hash is `checked`, where that is
 /// given. `false`: there is no such user or password.
 pub(crate) async fn set_password(tx: &Tx, id: Uuid, checked: Option<&str>, hash: &str) -> Result<bool, StoreError> {
@@ -109,6 +115,17 @@ pub(crate) async fn set_reset(
         at,
     ];
     Ok(tx.execute(sql, values).await? == 1)
+}
+
+/// Takes the password of a user who has not confirmed the address away: somebody else wants to sign up with it, and
+/// whoever owns the mailbox sets a new one. Not within a minute of its making: then it was most likely one person
+/// twice.
+pub(crate) async fn contest(tx: &Tx, email: &EmailAddress) -> Result<(), StoreError> {
+    let sql = "UPDATE users SET password_hash = NULL WHERE email = $1 AND verification_state = 'PENDING' \
+        AND deleted_at IS NULL AND created_at <= {after:$2}";
+    tx.execute(sql, vec![email.as_str().into(), (-60_000_000_i64).into()])
+        .await?;
+    Ok(())
 }
 
 /// Whose reset token has the hash `hash` and has not expired at `at`.

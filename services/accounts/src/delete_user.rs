@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::Accounts;
 use crate::audit_repository::{self, AuditEvent, Origin, actor};
+use crate::check_caller::check_caller;
 use crate::read_users::unknown;
 use crate::{sessions_repository, users_repository};
 
@@ -94,6 +95,7 @@ impl Answer<DeleteUser> for Accounts {
             return Err(unknown());
         }
         let mut tx = self.context.store.begin().await?;
+        check_caller(&tx, &caller).await?;
         if !users_repository::delete(&tx, user_id).await? {
             return Err(unknown());
         }

@@ -4,6 +4,7 @@ mod attempts_repository;
 mod audit_repository;
 mod block_passwords;
 mod change_password;
+mod check_caller;
 mod create_admin;
 mod create_user;
 mod credentials_repository;

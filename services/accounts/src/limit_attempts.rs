@@ -1,6 +1,7 @@
 //! How often one address, and one account, may try. Redis counts where it is configured and answers, else the database;
 //! what an account is made to wait for stands in the database alone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -14,7 +15,7 @@ use posthaste_host::redis_cache::{Count, Limit, RedisCache};
 
 use crate::attempts_repository::{self, Patience};
 use crate::email_address::EmailAddress;
-use crate::secret_token::hash_of;
+use crate::server_secret::ServerSecret;
 
 const fn per_minute(most: u32) -> Limit {
     Limit {
@@ -58,12 +59,13 @@ const PATIENCE: Patience = Patience {
 pub(crate) struct Limiter {
     store: Store,
     cache: Option<RedisCache>,
+    secret: Arc<ServerSecret>,
 }
 
 impl Limiter {
-    /// Counters in `cache`, where there is one, before `store`.
-    pub fn new(store: Store, cache: Option<RedisCache>) -> Self {
-        Self { store, cache }
+    /// Counters in `cache`, where there is one, before `store`; accounts are named under `secret`.
+    pub fn new(store: Store, cache: Option<RedisCache>, secret: Arc<ServerSecret>) -> Self {
+        Self { store, cache, secret }
     }
 
     /// Counts one more request of `client`.
@@ -126,7 +128,7 @@ impl Limiter {
     /// # Errors
     /// 503 when nobody can count.
     pub async fn may_mail(&self, email: &EmailAddress) -> Result<bool, ApiError> {
-        let account = account(email);
+        let account = self.account(email);
         let mut may = true;
         for (name, limit) in RESET_MAILS {
             may &= self.count_one(&bucket(name, &account), limit).await?.within(limit);
@@ -139,18 +141,29 @@ impl Limiter {
     /// # Errors
     /// 429 while it has to wait; 503 when nobody can tell.
     pub async fn try_account(&self, email: &EmailAddress) -> Result<(), ApiError> {
-        match attempts_repository::try_account(&self.store, &account(email), &PATIENCE, now()).await? {
+        match attempts_repository::try_account(&self.store, &self.account(email), &PATIENCE, now()).await? {
             None => Ok(()),
             Some(wait) => Err(ApiError::too_many(PATIENCE.limit, wait)),
         }
     }
 
-    /// The right password was given, or a new one set.
-    ///
-    /// # Errors
-    /// When the database is away.
-    pub async fn forget(&self, email: &EmailAddress) -> Result<(), ApiError> {
-        Ok(attempts_repository::forget(&self.store, &account(email)).await?)
+    /// The right password was given, or a new one set. That is done whether this can be noted or not.
+    pub async fn forget(&self, email: &EmailAddress) {
+        if let Err(error) = attempts_repository::forget(&self.store, &self.account(email)).await {
+            tracing::warn!(error = chain(&error), "an account's failed attempts were not forgotten");
+        }
+    }
+
+    /// The last try came to nothing by no fault of whoever tried.
+    pub async fn pardon(&self, email: &EmailAddress) {
+        if let Err(error) = attempts_repository::pardon(&self.store, &self.account(email)).await {
+            tracing::warn!(error = chain(&error), "an attempt that was none was not taken back");
+        }
+    }
+
+    /// Nobody reads addresses out of the counters.
+    fn account(&self, email: &EmailAddress) -> String {
+        self.secret.pseudonym(email)
     }
 
     async fn count_one(&self, bucket: &str, limit: Limit) -> Result<Count, ApiError> {
@@ -166,11 +179,6 @@ impl Limiter {
 
 fn bucket(name: &str, who: &str) -> String {
     format!("accounts:limit:{name}:{who}")
-}
-
-/// Nobody reads addresses out of the counters.
-fn account(email: &EmailAddress) -> String {
-    hash_of(email.as_str())
 }
 
 fn refuse_beyond(within: bool, limit: Limit, count: Count) -> Result<(), ApiError> {

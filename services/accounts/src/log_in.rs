@@ -118,7 +118,14 @@ pub(crate) async fn log_in(
     limiter.try_account(&email).await?;
     let known = credentials_repository::by_email(&accounts.context.store, &email).await?;
     let hash = known.as_ref().and_then(|user| user.password_hash.clone());
-    let verified = accounts.hashing.verify(login.password.clone(), hash).await?;
+    let verified = match accounts.hashing.verify(login.password.clone(), hash).await {
+        Ok(verified) => verified,
+        Err(busy) => {
+            // Nobody has looked at the password: it was no failure.
+            limiter.pardon(&email).await;
+            return Err(busy.into());
+        }
+    };
     let user = known.as_ref().map(|user| user.user_id);
     let signed_in = match known {
         Some(user) if verified.right && user.is_active && user.is_verified => {
@@ -132,7 +139,7 @@ pub(crate) async fn log_in(
     };
     match signed_in {
         Some(answer) => {
-            limiter.forget(&email).await?;
+            limiter.forget(&email).await;
             Ok(answer)
         }
         None => {

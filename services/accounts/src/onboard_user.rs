@@ -8,6 +8,8 @@ use posthaste::{Cx, Event, Failure, Handle, Handled};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::audit_repository::{self, AuditEvent, Origin};
+use crate::credentials_repository;
 use crate::email_address::EmailAddress;
 use crate::mail_user::{MailRequested, Occasion};
 use crate::users_repository::{self, NewUser, Onboarding};
@@ -73,7 +75,16 @@ impl Handle<SignupRequested> for OnboardUser {
             password_hash: signup.password_hash,
         };
         // The row is there already unless the database was away when the user signed up.
-        users_repository::claim(cx.tx(), &user).await?;
+        if users_repository::claim(cx.tx(), &user).await? {
+            let event = AuditEvent {
+                action: "user.register",
+                actor: Some("anonymous".to_owned()),
+                user_id: Some(user.id),
+                origin: Origin::default(),
+                detail: Some("while the database was away".to_owned()),
+            };
+            audit_repository::record(cx.tx(), event).await?;
+        }
         match users_repository::begin_onboarding(cx.tx(), signup.user_id, &email).await? {
             Onboarding::Begun => {
                 cx.publish(&UserRegistered {
@@ -87,6 +98,7 @@ impl Handle<SignupRequested> for OnboardUser {
             }
             Onboarding::Repeated => {}
             Onboarding::Taken(owner) => {
+                credentials_repository::contest(cx.tx(), &email).await?;
                 cx.publish(&MailRequested::to(owner, Occasion::AddressTaken))?;
             }
             Onboarding::Freed => return Err(Failure::Later(Duration::from_millis(100))),

@@ -76,13 +76,11 @@ impl RefreshCookie {
 
     fn values<'a>(&self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
         let name = self.name();
-        let lines = headers
-            .get_all(COOKIE)
-            .into_iter()
-            .filter_map(|value| value.to_str().ok());
-        let pairs = lines.flat_map(|line| line.split(';'));
+        let lines = headers.get_all(COOKIE).into_iter().map(HeaderValue::as_bytes);
+        let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
         pairs.filter_map(move |pair| {
-            let (key, value) = pair.split_once('=')?;
+            // Another site's cookie may hold any bytes; it must not hide ours.
+            let (key, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
             (key.trim() == name).then(|| value.trim())
         })
     }

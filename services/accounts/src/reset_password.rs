@@ -175,7 +175,7 @@ pub(crate) async fn confirm_reset(
     outbox::append(&mut tx, accounts.context.name, notice).await?;
     tx.commit().await?;
     if let Ok(email) = EmailAddress::parse(&user.email) {
-        limiter.forget(&email).await?;
+        limiter.forget(&email).await;
     }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -10,9 +10,11 @@ use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use posthaste::Store;
+use posthaste_host::http::IdempotencyKey;
 use posthaste_host::{ConfigError, Settings};
 use uuid::Uuid;
 
+use crate::email_address::EmailAddress;
 use crate::secret_token::SecretToken;
 
 /// Fewest characters of the secret: 128 bits in hexadecimal, 192 in base64.
@@ -24,6 +26,7 @@ const NONCE: usize = 12;
 pub(crate) struct ServerSecret {
     seal: [u8; 32],
     refresh: hmac::Key,
+    ids: hmac::Key,
 }
 
 impl ServerSecret {
@@ -65,6 +68,7 @@ impl ServerSecret {
         Self {
             seal: part("posthaste accounts: signing keys"),
             refresh: hmac::Key::new(HMAC_SHA256, &part("posthaste accounts: refresh tokens")),
+            ids: hmac::Key::new(HMAC_SHA256, &part("posthaste accounts: ids and pseudonyms")),
         }
     }
 
@@ -76,6 +80,25 @@ impl ServerSecret {
         tag.update(&generation.to_be_bytes());
         tag.update(token.as_bytes());
         URL_SAFE_NO_PAD.encode(tag.sign())
+    }
+
+    /// The id of a new user. With a key a repeat means the same user, also where nothing could be stored of the first
+    /// attempt. Without the secret nobody can tell from an address which id it would have got.
+    pub fn id_for_key(&self, scope: &str, key: Option<&IdempotencyKey>, email: &EmailAddress) -> Uuid {
+        let Some(key) = key else {
+            return Uuid::now_v7();
+        };
+        let tag = hmac::sign(&self.ids, format!("{scope} {} {email}", key.as_str()).as_bytes());
+        let mut bytes = [0; 16];
+        for (byte, tag) in bytes.iter_mut().zip(tag.as_ref()) {
+            *byte = *tag;
+        }
+        uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    }
+
+    /// A name for `email` from which nobody without the secret finds it again.
+    pub fn pseudonym(&self, email: &EmailAddress) -> String {
+        URL_SAFE_NO_PAD.encode(hmac::sign(&self.ids, email.as_str().as_bytes()))
     }
 
     /// `plain` under the secret, for the key called `name`.

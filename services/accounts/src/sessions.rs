@@ -93,9 +93,9 @@ impl Sessions {
             lives: Lives::of(&context.settings)?,
             rules: TokenRules::of(&context.settings),
             keys: TokenKeys::new(context.store.clone(), secret.clone()),
-            secret,
             cookie: RefreshCookie::of(&context.settings),
-            limiter: Limiter::new(context.store.clone(), context.cache.clone()),
+            limiter: Limiter::new(context.store.clone(), context.cache.clone(), secret.clone()),
+            secret,
             purged: Arc::default(),
         })
     }

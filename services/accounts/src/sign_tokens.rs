@@ -30,6 +30,9 @@ const AHEAD: TimeDelta = TimeDelta::seconds(PUBLISHED_FOR as i64 + 60);
 /// How long it is of use after it last signed: the longest life of a token, and clocks that differ.
 const AFTER: TimeDelta = TimeDelta::seconds(900 + 60);
 
+const OTHER_SECRET: &str = "the signing keys in the database are sealed under another secret: give all processes the \
+    same ACCOUNTS_SECRET; if it is lost, `posthaste revoke-keys` makes way for new keys, and everybody signs in again";
+
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SignError {
@@ -126,6 +129,10 @@ impl TokenKeys {
             .into_iter()
             .find_map(|key| Some((key.kid.clone(), self.pair(key)?)))
         else {
+            // Under another secret this process would take other processes' refresh tokens for stolen ones.
+            if keys.iter().any(|key| key.active_from <= now) {
+                return Err(failed(OTHER_SECRET));
+            }
             return self.make(now, None).await;
         };
         if newest.is_some_and(|newest| newest.active_from + SIGNS_FOR < now) {

@@ -18,10 +18,11 @@ use uuid::Uuid;
 
 use crate::Accounts;
 use crate::audit_repository::{self, AuditEvent, Origin};
+use crate::credentials_repository;
 use crate::email_address::EmailAddress;
 use crate::onboard_user::SignupRequested;
 use crate::password::Password;
-use crate::user::{Verification, check_email, check_name, id_for_key};
+use crate::user::{Verification, check_email, check_name};
 use crate::users_repository::{self, NewUser};
 
 /// Somebody who signs up.
@@ -221,7 +222,7 @@ impl Answer<SignUp> for Accounts {
             ApiError::validation(StatusCode::UNPROCESSABLE_ENTITY, vec![field])
         })?;
         let fingerprint = fingerprint(&email, &signup)?;
-        let user_id = id_for_key(door.scope(), key.as_ref(), &email);
+        let user_id = self.sessions.secret.id_for_key(door.scope(), key.as_ref(), &email);
         // Also for an address that is taken: the answer takes as long.
         let password_hash = self.hashing.hash(signup.password).await?;
         let user = NewUser {
@@ -249,6 +250,7 @@ impl Answer<SignUp> for Accounts {
                 };
                 audit_repository::record(tx, event).await?;
                 if !new && door == Door::SignUp {
+                    credentials_repository::contest(tx, &user.email).await?;
                     let body = serde_json::to_vec(&TAKEN)?;
                     return Ok(StoredResponse { status: 409, body });
                 }

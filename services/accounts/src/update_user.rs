@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::Accounts;
 use crate::audit_repository::{self, AuditEvent, Origin, actor};
+use crate::check_caller::check_caller;
 use crate::create_user::{OneUser, check_bio};
 use crate::read_users::{shown, unknown};
 use crate::sessions_repository;
@@ -156,6 +157,7 @@ impl Answer<UpdateUser> for Accounts {
         let changed =
             || ApiError::of(StatusCode::PRECONDITION_FAILED).detail("The user has changed since it was read.");
         let mut tx = self.context.store.begin().await?;
+        check_caller(&tx, &caller).await?;
         let before = users_repository::find_in(&tx, user_id).await?.ok_or_else(unknown)?;
         let version = match condition {
             Condition::None => None,

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use contracts::check_line;
-use posthaste_host::http::{FieldError, IdempotencyKey};
+use posthaste_host::http::FieldError;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -13,18 +13,6 @@ use crate::email_address::{EmailAddress, is_invisible};
 pub(crate) const ADMIN: &str = "admin";
 /// Everybody's role.
 pub(crate) const USER: &str = "user";
-
-/// The namespace of users that are made with an Idempotency-Key.
-const KEYED: Uuid = Uuid::from_u128(0x51c7_1f0e_8d2b_4f3c_9b4a_72d0_3a86_e5f9);
-
-/// The id of a new user. With a key a repeat means the same user, also where nothing could be stored of the first
-/// attempt.
-pub(crate) fn id_for_key(scope: &str, key: Option<&IdempotencyKey>, email: &EmailAddress) -> Uuid {
-    match key {
-        Some(key) => Uuid::new_v5(&KEYED, format!("{scope} {} {email}", key.as_str()).as_bytes()),
-        None => Uuid::now_v7(),
-    }
-}
 
 /// Whether the owner of the address has said that it is theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::Accounts;
 use crate::audit_repository::{self, AuditEvent, Origin, actor};
+use crate::check_caller::check_caller;
 use crate::read_users::{GetUserById, unknown};
 use crate::secret_token::hash_of;
 use crate::user::Verification;
@@ -225,7 +226,10 @@ impl Answer<VerifyUser> for Accounts {
             return Err(unknown());
         }
         let actor = match proof {
-            Proof::Authority(caller) => actor(&caller),
+            Proof::Authority(caller) => {
+                check_caller(&tx, &caller).await?;
+                actor(&caller)
+            }
             Proof::Token(token) => {
                 let holder = users_repository::holder_of_verification(&tx, &hash_of(&token)).await?;
                 if holder != Some(user_id) {

@@ -215,7 +215,10 @@ fn whole(letter: &DeadLetter) -> Value {
     value["headers"] = json!(letter.message.headers);
     value["content_type"] = json!(letter.message.content_type);
     value["body"] = match serde_json::from_slice::<Value>(&letter.message.body) {
-        Ok(body) => body,
+        Ok(mut body) => {
+            redact::hide_secrets(&mut body);
+            body
+        }
         Err(_not_json) => Value::from(String::from_utf8_lossy(&letter.message.body)),
     };
     value
