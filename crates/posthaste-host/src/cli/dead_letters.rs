@@ -6,6 +6,7 @@ use posthaste::failure::chain;
 use posthaste::{MessageId, Store, StoreError};
 use serde_json::{Value, json};
 
+use super::hide_secrets::hide_secrets;
 use super::{CliError, FileOption, choose, print};
 use crate::config::Sources;
 use crate::open_services::databases;
@@ -216,7 +217,7 @@ fn whole(letter: &DeadLetter) -> Value {
     value["content_type"] = json!(letter.message.content_type);
     value["body"] = match serde_json::from_slice::<Value>(&letter.message.body) {
         Ok(mut body) => {
-            redact::hide_secrets(&mut body);
+            hide_secrets(&mut body);
             body
         }
         Err(_not_json) => Value::from(String::from_utf8_lossy(&letter.message.body)),

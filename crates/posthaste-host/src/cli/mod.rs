@@ -2,6 +2,7 @@
 
 mod check_health;
 mod dead_letters;
+mod hide_secrets;
 mod migrate;
 mod service_command;
 mod show_config;
