@@ -1,13 +1,11 @@
-//! Who may do what where the guard is not open. The tokens are the test's own: which ones are good is another matter.
+//! Who may do what where the guard is not open.
 
 use anyhow::{Context, Result};
-use posthaste_host::auth::{Principal, Refusal, Role, Verifier};
-use posthaste_host::{ConfigError, Service, ServiceContext, ServiceParts};
 use posthaste_testkit::{Reply, TestDatabase, on_each_database};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::mailbox::Accounts;
+use crate::mailbox::{Accounts, PASSWORD};
 use crate::manage_users::{USERS, user};
 
 on_each_database!(
@@ -15,33 +13,21 @@ on_each_database!(
     strangers_see_only_whether_an_address_is_confirmed,
 );
 
-/// `admin` is an administrator's token, a user's id is its own.
-fn verified(token: &str) -> Result<Principal, Refusal> {
-    let (user_id, role) = match token {
-        "admin" => (Uuid::nil(), Role::Admin),
-        id => (id.parse().map_err(|_no_id: uuid::Error| Refusal::Invalid)?, Role::User),
-    };
-    Ok(Principal {
-        user_id,
-        session_id: Uuid::nil(),
-        token_id: Uuid::nil(),
-        role,
-        expires_at: i64::MAX,
-    })
-}
-
-fn build(cx: &ServiceContext) -> Result<ServiceParts, ConfigError> {
-    let mut parts = (accounts::service().build)(cx)?;
-    parts.verifier = Some(Verifier::new(async |token| verified(&token)));
-    Ok(parts)
-}
-
 async fn guarded(database: &TestDatabase) -> Result<Accounts> {
-    let service = Service {
-        build,
-        ..accounts::service()
-    };
-    Accounts::run(service, database, &[("POSTHASTE_AUTH", "enforced")]).await
+    Accounts::start_with(database, &[("POSTHASTE_AUTH", "enforced")]).await
+}
+
+/// Somebody with an account: the id and an access token.
+async fn enter(accounts: &Accounts, email: &str, role: &str) -> Result<(String, String)> {
+    let signed_up = accounts.sign_up(email).await?;
+    let id = signed_up.body["user_id"].as_str().context("an id")?.to_owned();
+    let store = accounts.service.store();
+    let sql = "UPDATE users SET verification_state = 'VERIFIED', role = $2 WHERE id = $1";
+    let values = vec![store.dialect().uuid(id.parse()?), role.into()];
+    assert_eq!(store.execute(sql, values).await?, 1);
+    let login = json!({"email": email, "password": PASSWORD});
+    let reply = accounts.service.post("/api/v1/auth/login", &login).await?;
+    Ok((id, reply.body["access_token"].as_str().context("a token")?.to_owned()))
 }
 
 async fn ask(
@@ -63,20 +49,12 @@ async fn ask(
     accounts.service.send(method, path, &headers, body).await
 }
 
-/// Makes a user and answers its id.
-async fn made(accounts: &Accounts, email: &str) -> Result<String> {
-    let reply = ask(accounts, Some("admin"), "POST", USERS, Some(&user(email))).await?;
-    assert_eq!(reply.status, 201, "{reply:?}");
-    Ok(reply.body["data"]["id"].as_str().context("an id")?.to_owned())
-}
-
 async fn management_is_for_administrators_and_the_user_itself(database: TestDatabase) -> Result<()> {
     let accounts = guarded(&database).await?;
-    let (ann, bob) = (
-        made(&accounts, "ann@example.com").await?,
-        made(&accounts, "bob@example.com").await?,
-    );
-    let anns = format!("{USERS}/{ann}");
+    let (ann_id, ann) = enter(&accounts, "ann@example.com", "user").await?;
+    let (_, bob) = enter(&accounts, "bob@example.com", "user").await?;
+    let (_, admin) = enter(&accounts, "admin@example.com", "admin").await?;
+    let anns = format!("{USERS}/{ann_id}");
     let change = json!({"first_name": "Eve"});
     let new = user("new@example.com");
     let doors: [(&str, &str, Option<&Value>, u16, u16); 6] = [
@@ -116,22 +94,30 @@ async fn management_is_for_administrators_and_the_user_itself(database: TestData
     // Nobody makes itself more than it is.
     let more = json!({"role": "admin"});
     assert_eq!(ask(&accounts, Some(&ann), "PUT", &anns, Some(&more)).await?.status, 422);
-    assert_eq!(accounts.service.count("users WHERE role <> 'user'").await?, 0);
+    assert_eq!(accounts.service.count("users WHERE role <> 'user'").await?, 1);
 
-    let admin = ask(&accounts, Some("admin"), "GET", USERS, None).await?;
-    assert_eq!((admin.status, &admin.body["total"]), (200, &json!(2)), "{admin:?}");
+    let made = ask(&accounts, Some(&admin), "POST", USERS, Some(&new)).await?;
+    assert_eq!(made.status, 201, "{made:?}");
+    let all = ask(&accounts, Some(&admin), "GET", USERS, None).await?;
+    assert_eq!((all.status, &all.body["total"]), (200, &json!(4)), "{all:?}");
     assert_eq!(ask(&accounts, Some(&ann), "DELETE", &anns, None).await?.status, 200);
-    let told = format!("audit_events WHERE action = 'user.delete' AND actor = '{ann}'");
+    let told = format!("audit_events WHERE action = 'user.delete' AND actor = '{ann_id}'");
     assert_eq!(accounts.service.count(&told).await?, 1);
+    assert_eq!(
+        ask(&accounts, Some(&ann), "GET", &anns, None).await?.status,
+        401,
+        "deleted"
+    );
     accounts.stop().await
 }
 
 async fn strangers_see_only_whether_an_address_is_confirmed(database: TestDatabase) -> Result<()> {
     let accounts = guarded(&database).await?;
+    let (_, other) = enter(&accounts, "other@example.com", "user").await?;
+    let (_, admin) = enter(&accounts, "admin@example.com", "admin").await?;
     let reply = accounts.sign_up("ann@example.com").await?;
     let id = reply.body["user_id"].as_str().context("an id")?.to_owned();
     let path = format!("/users/{id}");
-    let other = Uuid::now_v7().to_string();
     for token in [None, Some(other.as_str())] {
         let reply = ask(&accounts, token, "GET", &path, None).await?;
         assert_eq!(reply.status, 200, "{reply:?}");
@@ -142,16 +128,8 @@ async fn strangers_see_only_whether_an_address_is_confirmed(database: TestDataba
         let wrong = json!({"token": "x".repeat(43)});
         assert_eq!(ask(&accounts, token, "PUT", &path, Some(&wrong)).await?.status, 401);
     }
-    for token in ["admin", id.as_str()] {
-        let reply = ask(&accounts, Some(token), "GET", &path, None).await?;
-        assert_eq!(reply.body["email"], "ann@example.com", "{reply:?}");
-    }
-    assert_eq!(
-        ask(&accounts, Some(&id), "PUT", &path, None).await?.status,
-        401,
-        "not by the user's own word"
-    );
-    assert_eq!(ask(&accounts, Some("forged"), "GET", &path, None).await?.status, 401);
+    let reply = ask(&accounts, Some(&admin), "GET", &path, None).await?;
+    assert_eq!(reply.body["email"], "ann@example.com", "{reply:?}");
     // A verification token is no access token.
     let mail = accounts.mail_to("ann@example.com", 1).await?.token()?;
     assert_eq!(ask(&accounts, Some(&mail), "GET", &path, None).await?.status, 401);
@@ -161,7 +139,12 @@ async fn strangers_see_only_whether_an_address_is_confirmed(database: TestDataba
         (200, &json!("User verified successfully")),
         "{right:?}"
     );
-    let again = ask(&accounts, Some("admin"), "PUT", &path, None).await?;
+    let login = json!({"email": "ann@example.com", "password": PASSWORD});
+    let login = accounts.service.post("/api/v1/auth/login", &login).await?;
+    let own = login.body["access_token"].as_str().context("a token")?;
+    let reply = ask(&accounts, Some(own), "GET", &path, None).await?;
+    assert_eq!(reply.body["email"], "ann@example.com", "{reply:?}");
+    let again = ask(&accounts, Some(&admin), "PUT", &path, None).await?;
     assert_eq!(
         (again.status, &again.body["message"]),
         (200, &json!("User already verified")),
@@ -170,7 +153,7 @@ async fn strangers_see_only_whether_an_address_is_confirmed(database: TestDataba
 
     let reply = accounts.sign_up("bob@example.com").await?;
     let path = format!("/users/{}", reply.body["user_id"].as_str().context("an id")?);
-    let by_admin = ask(&accounts, Some("admin"), "PUT", &path, None).await?;
+    let by_admin = ask(&accounts, Some(&admin), "PUT", &path, None).await?;
     assert_eq!(
         (by_admin.status, &by_admin.body["message"]),
         (200, &json!("User verified successfully"))

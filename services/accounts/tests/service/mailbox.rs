@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use posthaste_host::Service;
 use posthaste_testkit::{Reply, RunningService, TestDatabase, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -42,12 +41,8 @@ impl Accounts {
     }
 
     pub async fn start_with(database: &TestDatabase, settings: &[(&str, &str)]) -> Result<Self> {
-        Self::run(accounts::service(), database, settings).await
-    }
-
-    pub async fn run(service: Service, database: &TestDatabase, settings: &[(&str, &str)]) -> Result<Self> {
         let mail = tempfile::tempdir()?;
-        let service = run_in(mail.path(), service, database, settings).await?;
+        let service = start_in(mail.path(), database, settings).await?;
         Ok(Self { service, mail })
     }
 
@@ -125,22 +120,13 @@ impl Accounts {
 }
 
 pub async fn start_in(mail: &Path, database: &TestDatabase, settings: &[(&str, &str)]) -> Result<RunningService> {
-    run_in(mail, accounts::service(), database, settings).await
-}
-
-async fn run_in(
-    mail: &Path,
-    service: Service,
-    database: &TestDatabase,
-    settings: &[(&str, &str)],
-) -> Result<RunningService> {
     let folder = mail.to_str().context("a path")?;
     let own = [
         ("MAIL_DIR", folder),
         ("ACCOUNTS_SECRET", "a secret of the tests and of nothing else"),
         ("PUBLIC_URL", "https://accounts.example/"),
     ];
-    RunningService::start_with(service, database, &[&own, settings].concat()).await
+    RunningService::start_with(accounts::service(), database, &[&own, settings].concat()).await
 }
 
 pub fn signup(email: &str) -> Value {
