@@ -1,5 +1,6 @@
 //! The command line as its users type it, in a folder of its own, without a server.
 
+mod administer_accounts;
 mod follow_order;
 mod follow_sign_up;
 mod inspect_dead_letters;

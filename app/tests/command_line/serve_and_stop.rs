@@ -28,6 +28,12 @@ fn value(banner: &[String], name: &str) -> Result<String> {
     Ok(line.with_context(|| format!("{name} in {banner:?}"))?.trim().to_owned())
 }
 
+/// Where a program that was just started answers, once it does.
+pub async fn api_of(child: &mut Child) -> Result<String> {
+    let mut lines = BufReader::new(child.stderr.take().context("stderr")?).lines();
+    value(&banner(&mut lines).await?, "API")
+}
+
 async fn signal(child: &Child, name: &str) -> Result<()> {
     let id = child.id().context("it has ended")?.to_string();
     let sent = Command::new("kill").args([name, &id]).status().await?;
