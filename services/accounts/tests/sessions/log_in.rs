@@ -330,3 +330,27 @@ async fn a_stolen_access_token_is_no_way_around_the_patience() -> Result<()> {
     ensure!(reply.status == 401, "{reply:?}");
     house.close().await
 }
+
+#[tokio::test]
+async fn a_weaker_hash_is_made_again_at_the_next_login() -> Result<()> {
+    let database = TestDatabase::sqlite()?;
+    let house = House::open(&database).await?;
+    house.user("ann@example.com").await?;
+    house.close().await?;
+    let house = House::open_with(&database, &[("PASSWORD_HASH_PASSES", "3")]).await?;
+    let hashes = async |prefix: &str| {
+        let sql = "SELECT COUNT(*) AS n FROM users WHERE password_hash LIKE $1";
+        house.number(sql, &format!("{prefix}%")).await
+    };
+    ensure!(hashes("$argon2id$v=19$m=19456,t=2,p=1$").await? == 1);
+    let wrong = house.try_login("ann@example.com", OTHER_PASSWORD, &[]).await?;
+    ensure!(
+        wrong.status == 401 && hashes("$argon2id$v=19$m=19456,t=2,p=1$").await? == 1,
+        "{wrong:?}"
+    );
+    house.login("ann@example.com").await?;
+    ensure!(hashes("$argon2id$v=19$m=19456,t=3,p=1$").await? == 1);
+    house.login("ann@example.com").await?;
+    house.close().await?;
+    database.finish().await
+}
