@@ -143,7 +143,8 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
     };
     let mailer = Mailer::of(&context.settings)?;
     let verifier = verify_access::verifier(context, &accounts.sessions);
-    let mut parts = ServiceParts::new(routes(accounts), subscriptions(mailer));
+    let retry = onboard_user::retry(&context.settings)?;
+    let mut parts = ServiceParts::new(routes(accounts), subscriptions(mailer, retry));
     parts.verifier = Some(verifier);
     Ok(parts)
 }
@@ -178,16 +179,11 @@ fn routes(accounts: Accounts) -> OpenApiRouter {
         .with_state(accounts)
 }
 
-/// What the service subscribes to, also for the crash explorer.
-pub fn subscriptions(mailer: Mailer) -> Vec<Subscription> {
+/// What the service subscribes to, also for the crash explorer; `retry` is for sign-ups.
+pub fn subscriptions(mailer: Mailer, retry: RetryPolicy) -> Vec<Subscription> {
     let mut onboarding =
         Subscription::new::<SignupRequested, _>("accounts.onboard_user", SignupRequested::TOPIC, OnboardUser);
-    onboarding.retry = RetryPolicy {
-        attempts: 10,
-        immediate: 2,
-        first_delay: Duration::from_secs(2),
-        max_delay: Duration::from_secs(10),
-    };
+    onboarding.retry = retry;
     onboarding.unread = Some(Unread {
         after: Duration::from_secs(3600),
         queue: format!("{}_dlq", SignupRequested::TOPIC),

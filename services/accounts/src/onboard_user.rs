@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use contracts::{UserRegistered, check_line};
-use posthaste::{Cx, Event, Failure, Handle, Handled};
+use posthaste::{Cx, Event, Failure, Handle, Handled, RetryPolicy};
+use posthaste_host::{ConfigError, Settings};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -57,6 +58,25 @@ impl Event for SignupRequested {
         }
         Ok(())
     }
+}
+
+/// How often and when a sign-up that fails is tried again: three attempts at once, then with growing delays.
+///
+/// # Errors
+/// When a setting is no number, or no attempt is allowed.
+pub(crate) fn retry(settings: &Settings) -> Result<RetryPolicy, ConfigError> {
+    let number = |name: &str| {
+        let text = settings.get(name).unwrap_or_default();
+        let number = text.parse::<u32>().ok().filter(|number| *number > 0);
+        number.ok_or_else(|| ConfigError::refused(format!("{name}={text}: write a whole number, 1 or more")))
+    };
+    let millis = |name: &str| number(name).map(|millis| Duration::from_millis(millis.into()));
+    Ok(RetryPolicy {
+        attempts: number("ONBOARDING_ATTEMPTS")?,
+        immediate: 2,
+        first_delay: millis("ONBOARDING_RETRY_MS")?,
+        max_delay: millis("ONBOARDING_RETRY_MAX_MS")?,
+    })
 }
 
 pub(crate) struct OnboardUser;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use accounts::Mailer;
 use anyhow::{Result, ensure};
-use posthaste::{Message, MessageId, Store, Subscription, message};
+use posthaste::{Message, MessageId, RetryPolicy, Store, Subscription, message};
 use posthaste_testkit::explorer::{Client, Explorer, Scenario, Transport};
 use tempfile::TempDir;
 
@@ -46,7 +46,7 @@ fn message(body: String) -> Message {
 impl Scenario for SignUps {
     fn subscriptions(&self, _client: &Client) -> Vec<Subscription> {
         match Mailer::into_files(self.mail.path()) {
-            Ok(mailer) => accounts::subscriptions(mailer),
+            Ok(mailer) => accounts::subscriptions(mailer, RetryPolicy::default()),
             Err(_never) => Vec::new(),
         }
     }

@@ -1,6 +1,7 @@
 //! Every key that posthaste knows: the one list that the configuration, its checks and its
 //! documentation are made from.
 
+use super::account_keys::ACCOUNT_KEYS;
 use super::token_keys::TOKEN_KEYS;
 
 /// What a value has to look like.
@@ -199,42 +200,6 @@ pub const KEYS: &[Key] = &[
         Kind::Bool,
         "messages: off does not recognise duplicates",
     ),
-    secret(
-        "SMTP_URL",
-        None,
-        Kind::SmtpUrl,
-        "accounts: where mail leaves; without it, files under MAIL_DIR",
-    ),
-    key(
-        "MAIL_DIR",
-        Some("data/mail"),
-        Kind::Text,
-        "accounts: the folder for mail where SMTP_URL is not set",
-    ),
-    key(
-        "MAIL_FROM",
-        Some("posthaste <no-reply@localhost>"),
-        Kind::Text,
-        "accounts: who the mail is from",
-    ),
-    key(
-        "PUBLIC_URL",
-        None,
-        Kind::HttpUrl,
-        "accounts: where people reach it, for links in mail; BIND_ADDRESS and PORT where unset",
-    ),
-    key(
-        "PASSWORD_HASH_MEMORY_KIB",
-        Some("19456"),
-        Kind::Number,
-        "accounts: memory of one argon2id hash, in KiB",
-    ),
-    key(
-        "PASSWORD_HASH_PASSES",
-        Some("2"),
-        Kind::Number,
-        "accounts: passes of one argon2id hash; 1 with at least 47104 KiB",
-    ),
     key(
         "POSTHASTE_AUTH",
         None,
@@ -369,7 +334,7 @@ pub struct Named {
 
 /// The keys that do not belong to one service, in the order in which they are shown.
 pub(super) fn all() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().chain(TOKEN_KEYS)
+    KEYS.iter().chain(ACCOUNT_KEYS).chain(TOKEN_KEYS)
 }
 
 /// All keys, those of `services` included.

@@ -1,6 +1,7 @@
 //! What a process is told: flag > environment > `.env` > `posthaste.toml` > default, each value with
 //! its origin.
 
+mod account_keys;
 mod build_urls;
 pub(crate) mod check_value;
 mod error;
