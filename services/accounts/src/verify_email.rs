@@ -54,18 +54,19 @@ pub(crate) struct SignupView {
     message: &'static str,
     verification_state: Verification,
     user_id: Uuid,
-    #[serde(flatten)]
-    details: Option<SignupDetails>,
-}
-
-/// What only the user and administrators see.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct SignupDetails {
-    #[schema(example = "ann@example.com")]
-    email: String,
-    first_name: String,
-    last_name: String,
-    created_on: DateTime<Utc>,
+    /// This and what follows is shown to the user itself and to administrators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "ann@example.com")]
+    email: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    first_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    last_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    created_on: Option<DateTime<Utc>>,
 }
 
 /// What has become of it.
@@ -98,19 +99,16 @@ pub(crate) async fn read_signup(
     let user = mediator::send(&accounts, GetUserById(user_id))
         .await?
         .ok_or_else(unknown)?;
+    let whole = visitor.is_some_and(|visitor| visitor.may_see(user.id));
     Ok(Json(SignupView {
         status: "SUCCESS",
         message: "User retrieved successfully",
         verification_state: user.verification,
         user_id: user.id,
-        details: visitor
-            .filter(|visitor| visitor.may_see(user.id))
-            .map(|_| SignupDetails {
-                email: user.email,
-                first_name: user.first_name,
-                last_name: user.last_name,
-                created_on: user.created_at,
-            }),
+        email: whole.then_some(user.email),
+        first_name: whole.then_some(user.first_name),
+        last_name: whole.then_some(user.last_name),
+        created_on: whole.then_some(user.created_at),
     }))
 }
 
