@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Child;
 
 use crate::program::{LIMIT, Program};
@@ -112,6 +112,12 @@ async fn the_first_administrator_comes_from_the_command_line() -> Result<()> {
     let (token, _) = log_in(&api, PASSWORD).await?;
     ensure!(call("GET", &users, &token, None).await?.0 == 200);
     child.kill().await?;
+    let mut log = String::new();
+    child.stdout.take().context("stdout")?.read_to_string(&mut log).await?;
+    ensure!(log.contains("/api/v1/auth/login"), "{log}");
+    for secret in [PASSWORD, &token, &left, ADMIN] {
+        ensure!(!log.contains(secret), "the log has {secret}");
+    }
 
     // Without a password on the standard input one is made, and shown once.
     let made = program.run(&["create-admin", "second@example.com"], &[]).await?;

@@ -79,14 +79,23 @@ pub(crate) struct Patience {
     pub in_row: i64,
 }
 
+/// What has become of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tried {
+    /// It was noted; `last` if the account has to wait after it, should it fail.
+    Noted { last: bool },
+    /// The account has to wait so long; nothing was noted.
+    Wait(Duration),
+}
+
 /// Notes that `account` is tried, as if it had failed; [`forget`] takes that back. Two that come at the same time are
-/// both counted. Answers how long it has to wait instead; then nothing was noted.
+/// both counted.
 pub(crate) async fn try_account(
     store: &Store,
     account: &str,
     patience: &Patience,
     at: DateTime<Utc>,
-) -> Result<Option<Duration>, StoreError> {
+) -> Result<Tried, StoreError> {
     let mut tries = 1;
     loop {
         match try_once(store, account, patience, at).await {
@@ -96,12 +105,7 @@ pub(crate) async fn try_account(
     }
 }
 
-async fn try_once(
-    store: &Store,
-    account: &str,
-    patience: &Patience,
-    at: DateTime<Utc>,
-) -> Result<Option<Duration>, StoreError> {
+async fn try_once(store: &Store, account: &str, patience: &Patience, at: DateTime<Utc>) -> Result<Tried, StoreError> {
     let dialect = store.dialect();
     let now = dialect.time(at);
     let tx = store.begin().await?;
@@ -115,15 +119,15 @@ async fn try_once(
     let sql = "SELECT failures, in_row, last_at, blocked_until FROM login_attempts WHERE account = $1";
     let rows = tx.query(sql, vec![account.into()]).await?;
     let Some(row) = rows.first() else {
-        return Ok(None);
+        return Ok(Tried::Noted { last: false });
     };
     let (failures, in_row): (i64, i64) = (row.get("failures")?, row.get("in_row")?);
     let (last, blocked) = (row.time("last_at")?, row.time("blocked_until")?);
     if in_row >= patience.in_row {
-        return Ok(patience.longest.to_std().ok());
+        return Ok(Tried::Wait(patience.longest.to_std().unwrap_or_default()));
     }
     if blocked > at {
-        return Ok((blocked - at).to_std().ok());
+        return Ok(Tried::Wait((blocked - at).to_std().unwrap_or_default()));
     }
     let window = TimeDelta::from_std(patience.limit.window).unwrap_or(TimeDelta::MAX);
     // Whoever has waited has not been forgiven: the next failure makes it wait longer.
@@ -143,7 +147,7 @@ async fn try_once(
     let values = vec![account.into(), failures.into(), now, dialect.time(blocked)];
     tx.execute(sql, values).await?;
     tx.commit().await?;
-    Ok(None)
+    Ok(Tried::Noted { last: blocked > at })
 }
 
 /// Forgets all failures of `account`.

@@ -13,7 +13,7 @@ use posthaste_host::auth::Guard;
 use posthaste_host::http::{ApiError, ClientAddress};
 use posthaste_host::redis_cache::{Count, Limit, RedisCache};
 
-use crate::attempts_repository::{self, Patience};
+use crate::attempts_repository::{self, Patience, Tried};
 use crate::email_address::EmailAddress;
 use crate::server_secret::ServerSecret;
 
@@ -136,14 +136,15 @@ impl Limiter {
         Ok(may)
     }
 
-    /// Notes that somebody tries the password of `email`, whether that is a user's or nobody's.
+    /// Notes that somebody tries the password of `email`, whether that is a user's or nobody's. Answers whether the
+    /// account has to wait after this, should it fail.
     ///
     /// # Errors
     /// 429 while it has to wait; 503 when nobody can tell.
-    pub async fn try_account(&self, email: &EmailAddress) -> Result<(), ApiError> {
+    pub async fn try_account(&self, email: &EmailAddress) -> Result<bool, ApiError> {
         match attempts_repository::try_account(&self.store, &self.account(email), &PATIENCE, now()).await? {
-            None => Ok(()),
-            Some(wait) => Err(ApiError::too_many(PATIENCE.limit, wait)),
+            Tried::Noted { last } => Ok(last),
+            Tried::Wait(wait) => Err(ApiError::too_many(PATIENCE.limit, wait)),
         }
     }
 

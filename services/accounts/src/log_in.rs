@@ -115,7 +115,7 @@ pub(crate) async fn log_in(
     limiter.check(FAILED_LOGINS, client).await?;
     // What is no address is nobody's; it has a bucket of its own all the same.
     let email = EmailAddress::parse(&login.email).unwrap_or_else(|_rule| EmailAddress::nobody());
-    limiter.try_account(&email).await?;
+    let last = limiter.try_account(&email).await?;
     let known = credentials_repository::by_email(&accounts.context.store, &email).await?;
     let hash = known.as_ref().and_then(|user| user.password_hash.clone());
     let verified = match accounts.hashing.verify(login.password.clone(), hash).await {
@@ -144,7 +144,7 @@ pub(crate) async fn log_in(
         }
         None => {
             limiter.note(FAILED_LOGINS, client).await?;
-            note_failure(&accounts, user, origin).await?;
+            note_failure(&accounts, user, last, origin).await?;
             Err(ApiError::of(StatusCode::UNAUTHORIZED).detail("The address or the password is wrong."))
         }
     }
@@ -178,16 +178,25 @@ async fn begin_session(
     accounts.sessions.answer(&session, refresh.reveal(), at).await.map(Some)
 }
 
-async fn note_failure(accounts: &Accounts, user: Option<uuid::Uuid>, origin: Origin) -> Result<(), ApiError> {
-    let event = AuditEvent {
-        action: "user.login_failed",
+/// `last`: the account has to wait now.
+async fn note_failure(
+    accounts: &Accounts,
+    user: Option<uuid::Uuid>,
+    last: bool,
+    origin: Origin,
+) -> Result<(), ApiError> {
+    let event = |action| AuditEvent {
+        action,
         actor: Some("anonymous".to_owned()),
         user_id: user,
-        origin,
+        origin: origin.clone(),
         detail: None,
     };
     let tx = accounts.context.store.begin().await?;
-    audit_repository::record(&tx, event).await?;
+    audit_repository::record(&tx, event("user.login_failed")).await?;
+    if last {
+        audit_repository::record(&tx, event("user.login_locked")).await?;
+    }
     Ok(tx.commit().await?)
 }
 

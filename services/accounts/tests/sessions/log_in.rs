@@ -191,6 +191,7 @@ async fn an_account_is_made_to_wait_and_reset_and_refresh_go_on(database: TestDa
         house.service.store().execute("DELETE FROM rate_limits", vec![]).await?;
     }
     ensure!(answers[0] == answers[1], "known and unknown alike: {answers:?}");
+    ensure!(house.audited("user.login_locked").await? == 2 && house.audited("user.login_failed").await? == 10);
 
     // The lock is no weapon: who is signed in stays so, and a new password opens it.
     let pass = Pass::of(&house.refresh(&pass.refresh).await?)?;
@@ -353,4 +354,42 @@ async fn a_weaker_hash_is_made_again_at_the_next_login() -> Result<()> {
     house.login("ann@example.com").await?;
     house.close().await?;
     database.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_logins_leaves_room_for_others() -> Result<()> {
+    let house = House::alone(&[BEHIND_PROXY[0], ("PASSWORD_HASH_PASSES", "8")]).await?;
+    let long = "x".repeat(256);
+    let addresses: Vec<String> = (0..200).map(|n| format!("10.1.{}.{}", n / 100, n % 100)).collect();
+    let flood = addresses.iter().enumerate().map(|(n, address)| {
+        let (house, long) = (&house, &long);
+        async move {
+            let headers = [("X-Forwarded-For", address.as_str())];
+            house.try_login(&format!("user{n}@example.com"), long, &headers).await
+        }
+    });
+    let probe = async {
+        let mut slowest = std::time::Duration::ZERO;
+        for _ in 0..20 {
+            let started = std::time::Instant::now();
+            ensure!(house.service.get("/livez").await?.status == 200);
+            slowest = slowest.max(started.elapsed());
+        }
+        Ok(slowest)
+    };
+    let (replies, slowest) = tokio::join!(try_join_all(flood), probe);
+    let replies = replies?;
+    let count = |status: u16| replies.iter().filter(|reply| reply.status == status).count();
+    ensure!(
+        count(401) + count(429) + count(503) == 200 && count(503) > 0,
+        "{} {}",
+        count(401),
+        count(503)
+    );
+    // Generous: other tests are on the same cores.
+    ensure!(
+        slowest? < std::time::Duration::from_secs(3),
+        "others are answered meanwhile"
+    );
+    house.close().await
 }

@@ -1,10 +1,11 @@
 //! Ending: a logout, all logouts, disabled, deleted and demoted users. What was answered is true at every instance.
 
 use anyhow::{Context, Result, ensure};
-use posthaste_testkit::{TestDatabase, on_each_database};
+use posthaste_testkit::servers::{PostgresUrl, PrivatePostgres};
+use posthaste_testkit::{TestDatabase, on_each_database, wait_until};
 use serde_json::{Value, json};
 
-use crate::house::{House, NO_BROWSER, PASSWORD, Pass, cookie};
+use crate::house::{House, LIMIT, NO_BROWSER, PASSWORD, Pass, cookie};
 
 const ANN: &str = "ann@example.com";
 const BOB: &str = "bob@example.com";
@@ -58,7 +59,16 @@ async fn a_logout_ends_its_session_at_once_and_everywhere(database: TestDatabase
             == 204
     );
     ensure!(second.refreshes(&by_token.refresh).await? == 401);
-    // Long after: what is kept of it is dropped when the token has ended by itself.
+    // What is kept of it is dropped when the token has ended by itself.
+    house.age("revoked_tokens", "expires_at", 400).await?;
+    let third = House::open(&database).await?;
+    third.login(ANN).await?;
+    wait_until("the ended tokens to go", LIMIT, || async {
+        (third.service.count("revoked_tokens").await.ok()? == 0).then_some(())
+    })
+    .await?;
+    ensure!(third.calls(&by_token).await? == 401, "the session is remembered longer");
+    third.close().await?;
     house.close().await?;
     second.close().await
 }
@@ -262,5 +272,43 @@ async fn a_role_holds_from_the_next_request_on() -> Result<()> {
             == 403
     );
     ensure!(house.calls(&pass).await? == 200);
+    house.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_nobody_can_tell_nobody_is_let_in() -> Result<()> {
+    let server = PrivatePostgres::launch(24_200).await?;
+    let database = TestDatabase::on(PostgresUrl::parse(server.url())?).await?;
+    let house = House::open(&database).await?;
+    house.user(ANN).await?;
+    let (pass, left) = (house.login(ANN).await?, house.login(ANN).await?);
+    ensure!(house.log_out(&left).await?.status == 204);
+    server.kill9().await?;
+    for token in [&pass, &left] {
+        let bearer = token.bearer();
+        let reply = house
+            .act("GET", "/api/v1/users/me", &[("Authorization", &bearer)])
+            .await?;
+        ensure!(
+            reply.status == 503 && reply.header("retry-after").is_some(),
+            "{reply:?}"
+        );
+        ensure!(
+            !reply.text.contains("postgres") && !reply.text.contains("sql"),
+            "{reply:?}"
+        );
+        ensure!(house.refreshes(&token.refresh).await? == 503);
+    }
+    ensure!(house.try_login(ANN, PASSWORD, &[]).await?.status == 503);
+    server.start().await?;
+    wait_until("the database to be back", LIMIT, || async {
+        (house.calls(&pass).await.ok()? == 200).then_some(())
+    })
+    .await?;
+    ensure!(house.calls(&left).await? == 401 && house.refreshes(&left.refresh).await? == 401);
+    ensure!(
+        house.refreshes(&pass.refresh).await? == 200,
+        "nobody was logged out by that"
+    );
     house.close().await
 }
