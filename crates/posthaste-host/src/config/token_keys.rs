@@ -32,25 +32,25 @@ pub(super) const TOKEN_KEYS: &[Key] = &[
     key(
         "ACCESS_TOKEN_SECONDS",
         Some("300"),
-        Kind::Text,
+        Kind::Number,
         "accounts: life of access tokens, 60 to 900",
     ),
     key(
         "REFRESH_GRACE_SECONDS",
         Some("10"),
-        Kind::Text,
+        Kind::Number,
         "accounts: how long a refresh may be repeated, 0 to 60",
     ),
     key(
         "SESSION_IDLE_SECONDS",
         Some("604800"),
-        Kind::Text,
+        Kind::Number,
         "accounts: a session ends after so long without a refresh",
     ),
     key(
         "SESSION_SECONDS",
         Some("2592000"),
-        Kind::Text,
+        Kind::Number,
         "accounts: a session ends so long after the login",
     ),
     key(
