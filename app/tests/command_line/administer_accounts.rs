@@ -111,6 +111,19 @@ async fn the_first_administrator_comes_from_the_command_line() -> Result<()> {
     );
     let (token, _) = log_in(&api, PASSWORD).await?;
     ensure!(call("GET", &users, &token, None).await?.0 == 200);
+    // Whoever has signed up with an administrator's address has not shown that it is theirs: the password goes.
+    let signup = json!({"email": "third@example.com", "first_name": "A", "last_name": "B", "password": PASSWORD});
+    let (status, body, _) = call("POST", &format!("{api}/signup"), "", Some(&signup)).await?;
+    ensure!(status == 201, "{status} {body}");
+    let made = program.run(&["create-admin", "third@example.com"], &[]).await?;
+    let password = made.stdout.trim().rsplit(' ').next().unwrap_or_default();
+    ensure!(made.code == 0 && password.len() == 43, "{made:?}");
+    for (password, expected) in [(PASSWORD, 401), (password, 200)] {
+        let login = json!({"email": "third@example.com", "password": password});
+        let (status, body, _) = call("POST", &format!("{api}/api/v1/auth/login"), "", Some(&login)).await?;
+        ensure!(status == expected, "{status} {body}");
+    }
+
     child.kill().await?;
     let mut log = String::new();
     child.stdout.take().context("stdout")?.read_to_string(&mut log).await?;

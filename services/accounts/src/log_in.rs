@@ -157,6 +157,7 @@ async fn begin_session(
     stronger: Option<String>,
     origin: &Origin,
 ) -> Result<Option<Response>, ApiError> {
+    accounts.sessions.keys.check().await?;
     let (at, refresh) = (now(), SecretToken::new().map_err(no_randomness)?);
     let session = accounts.sessions.new_session(user.user_id, at);
     let checked = user.password_hash.unwrap_or_default();

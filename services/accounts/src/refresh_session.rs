@@ -45,6 +45,7 @@ pub(crate) async fn refresh_session(
     let cookie = &accounts.sessions.cookie;
     cookie.check_site(&headers)?;
     let token = cookie.read(&headers).ok_or_else(refused)?;
+    accounts.sessions.keys.check().await?;
     let tx = accounts.context.store.begin().await?;
     let Some((mut session, generation)) = sessions_repository::lock_by_token(&tx, &hash_of(&token)).await? else {
         return Err(refused());

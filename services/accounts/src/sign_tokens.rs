@@ -120,6 +120,14 @@ impl TokenKeys {
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
+    /// Whether this process can sign, to be asked before anything is changed for a token that could not be.
+    ///
+    /// # Errors
+    /// As [`TokenKeys::sign`].
+    pub async fn check(&self) -> Result<(), SignError> {
+        self.signer().await.map(drop)
+    }
+
     /// The newest key that signs by now; the next one is made when this one's time comes to an end.
     async fn signer(&self) -> Result<(String, Ed25519KeyPair), SignError> {
         let (keys, now) = (self.published().await?, now());
