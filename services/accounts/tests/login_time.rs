@@ -4,17 +4,34 @@
 #[expect(dead_code, reason = "shared with the tests that need all of it")]
 mod house;
 
-use anyhow::{Result, ensure};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
 
 use house::{House, OTHER_PASSWORD};
+
+/// A difference that is there shows in each of so many rounds; noise of the machine does not.
+const ROUNDS: usize = 3;
 
 #[tokio::test]
 async fn an_unknown_user_takes_as_long_as_a_known_one() -> Result<()> {
     let house = House::alone(&[("TRUSTED_PROXIES", "127.0.0.1")]).await?;
     house.user("ann@example.com").await?;
+    let mut seen = Vec::new();
+    for round in 0..ROUNDS {
+        let (a, b) = medians(&house, round).await?;
+        if a.abs_diff(b) < Duration::from_millis(5).max(a / 20) {
+            return house.close().await;
+        }
+        seen.push((a, b));
+    }
+    bail!("medians of known and unknown users: {seen:?}")
+}
+
+async fn medians(house: &House, round: usize) -> Result<(Duration, Duration)> {
     let (mut known, mut unknown) = (Vec::new(), Vec::new());
     for n in 0..60 {
-        let address = format!("10.0.{}.{}", n / 250, n % 250);
+        let address = format!("10.0.{round}.{n}");
         let mut pair = [("ann@example.com", &mut known), ("nobody@example.com", &mut unknown)];
         // Neither is always the first.
         pair.rotate_left(n % 2);
@@ -22,7 +39,7 @@ async fn an_unknown_user_takes_as_long_as_a_known_one() -> Result<()> {
             // The patience with an account is not what is measured.
             let store = house.service.store();
             store.execute("DELETE FROM login_attempts", vec![]).await?;
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             let headers = [("X-Forwarded-For", address.as_str())];
             let reply = house.try_login(email, OTHER_PASSWORD, &headers).await?;
             times.push(started.elapsed());
@@ -31,8 +48,5 @@ async fn an_unknown_user_takes_as_long_as_a_known_one() -> Result<()> {
     }
     known.sort_unstable();
     unknown.sort_unstable();
-    let (a, b) = (known[30], unknown[30]);
-    let allowed = std::time::Duration::from_millis(5).max(a / 20);
-    ensure!(a.abs_diff(b) < allowed, "medians {a:?} and {b:?}");
-    house.close().await
+    Ok((known[30], unknown[30]))
 }
