@@ -2,15 +2,21 @@
 
 use std::path::Path;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sea_orm::{DbErr, RuntimeErr, SqlxSqliteConnector};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::SqliteConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 
 use super::postgres::Opened;
 use super::{Class, Dialect, Pools, StoreError, StoreOptions};
+
+/// How long another process's lock is waited for.
+const BUSY: Duration = Duration::from_secs(5);
+/// Between two tries at what does not wait by itself.
+const AGAIN: Duration = Duration::from_millis(5);
 
 pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreError> {
     let connect = SqliteConnectOptions::from_str(url)
@@ -26,12 +32,11 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
     }
     let connect = connect
         .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
         // 2xx promises that the row survives a power cut.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         // Another process may hold the write lock.
-        .busy_timeout(Duration::from_secs(5))
+        .busy_timeout(BUSY)
         .pragma("cache_size", "-16384")
         .pragma("wal_autocheckpoint", "4000")
         .pragma("journal_size_limit", "67108864")
@@ -42,6 +47,7 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         .max_connections(1)
         .acquire_timeout(options.acquire)
         .test_before_acquire(false)
+        .after_connect(|connection, _| Box::pin(use_wal(connection)))
         // On a full disk SQLite rolls back by itself and sqlx goes on counting an open transaction: what
         // follows on that connection would never commit. The ping lets the worker finish its rollback.
         .after_release(|connection, _| {
@@ -65,6 +71,23 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),
         Dialect::Sqlite,
     ))
+}
+
+/// Stays in the file once it is there. The change alone does not wait for others who have the file open: a reader that
+/// connects to a new file at the same time, or another process.
+async fn use_wal(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let end = Instant::now() + BUSY;
+    loop {
+        let changed = sqlx::query("PRAGMA journal_mode = WAL").execute(&mut *connection).await;
+        let is_busy = |error: &sqlx::Error| {
+            let code = error.as_database_error().and_then(|error| error.code());
+            code.is_some_and(|code| code == "5" || code == "261")
+        };
+        match changed {
+            Err(error) if is_busy(&error) && Instant::now() < end => tokio::time::sleep(AGAIN).await,
+            changed => return changed.map(drop),
+        }
+    }
 }
 
 fn make_folder(folder: &Path) -> Result<(), StoreError> {
