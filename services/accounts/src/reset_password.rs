@@ -18,7 +18,7 @@ use crate::limit_attempts::RESETS;
 use crate::log_out::event;
 use crate::mail_user::{MailRequested, Occasion};
 use crate::password::Password;
-use crate::secret_token::{SecretToken, hash_of};
+use crate::secret_token::{SecretToken, check_length, hash_of};
 use crate::send_mail::{Mail, Mailer};
 use crate::user::check_email;
 use crate::{credentials_repository, sessions_repository, users_repository};
@@ -54,13 +54,7 @@ pub(crate) struct NewPassword {
 
 impl Validate for NewPassword {
     fn validate(&self, errors: &mut Vec<FieldError>) {
-        if self.token.len() > 100 {
-            errors.push(FieldError::new(
-                "/token",
-                "too_long",
-                "must have at most 100 characters",
-            ));
-        }
+        check_length(&self.token, errors);
         check_new(&self.new_password, None, errors);
     }
 }

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use posthaste_host::http::FieldError;
 use sha2::{Digest, Sha256};
 
 /// A fresh secret; never stored and never logged.
@@ -39,6 +40,17 @@ pub(crate) fn hash_of(presented: &str) -> String {
     Sha256::digest(presented.as_bytes())
         .iter()
         .fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Notes a `token` of a request that is too long to be one.
+pub(crate) fn check_length(token: &str, errors: &mut Vec<FieldError>) {
+    if token.len() > 100 {
+        errors.push(FieldError::new(
+            "/token",
+            "too_long",
+            "must have at most 100 characters",
+        ));
+    }
 }
 
 #[cfg(test)]

@@ -113,16 +113,13 @@ pub(crate) async fn sign_up(
 ) -> Result<Response, ApiError> {
     accounts.sessions.limiter.count_sign_up(&accounts.guard, client).await?;
     let door = Door::SignUp;
-    mediator::send(
-        &accounts,
-        SignUp {
-            signup,
-            key,
-            origin,
-            door,
-        },
-    )
-    .await
+    let command = SignUp {
+        signup,
+        key,
+        origin,
+        door,
+    };
+    mediator::send(&accounts, command).await
 }
 
 /// Registers a user, without telling whether the address has an account already: its owner is told by mail.
@@ -151,16 +148,13 @@ pub(crate) async fn register(
 ) -> Result<Response, ApiError> {
     accounts.sessions.limiter.count_sign_up(&accounts.guard, client).await?;
     let door = Door::Register;
-    mediator::send(
-        &accounts,
-        SignUp {
-            signup,
-            key,
-            origin,
-            door,
-        },
-    )
-    .await
+    let command = SignUp {
+        signup,
+        key,
+        origin,
+        door,
+    };
+    mediator::send(&accounts, command).await
 }
 
 /// Which route: they differ in what they tell.

@@ -20,7 +20,7 @@ use crate::Accounts;
 use crate::audit_repository::{self, AuditEvent, Origin, actor};
 use crate::check_caller::check_caller;
 use crate::read_users::{GetUserById, unknown};
-use crate::secret_token::hash_of;
+use crate::secret_token::{check_length, hash_of};
 use crate::user::Verification;
 use crate::users_repository;
 
@@ -35,13 +35,7 @@ pub(crate) struct VerificationToken {
 
 impl Validate for VerificationToken {
     fn validate(&self, errors: &mut Vec<FieldError>) {
-        if self.token.len() > 100 {
-            errors.push(FieldError::new(
-                "/token",
-                "too_long",
-                "must have at most 100 characters",
-            ));
-        }
+        check_length(&self.token, errors);
     }
 }
 
