@@ -20,7 +20,8 @@ use crate::failure::chain;
 use crate::handle::Unread;
 use crate::retry::{back_off, jitter};
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// For one answer of the server.
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 /// How often a connection's state is looked at; lapin announces no loss.
@@ -88,7 +89,7 @@ impl Target {
 
     async fn connect(&self) -> Result<Connection, Lost> {
         let properties = ConnectionProperties::default().with_connection_name("posthaste".into());
-        match tokio::time::timeout(CONNECT_LIMIT, Connection::connect_uri(self.uri.clone(), properties)).await {
+        match tokio::time::timeout(LIMIT, Connection::connect_uri(self.uri.clone(), properties)).await {
             Ok(connected) => Ok(connected?),
             Err(_elapsed) => Err(Lost::Silent),
         }
@@ -106,7 +107,7 @@ impl Target {
             }
             Ok::<(), std::io::Error>(())
         };
-        matches!(tokio::time::timeout(CONNECT_LIMIT, asked).await, Ok(Ok(())))
+        matches!(tokio::time::timeout(LIMIT, asked).await, Ok(Ok(())))
     }
 }
 
@@ -178,6 +179,14 @@ impl Up {
         }
     }
 
+    /// lapin leaves some that wait on a connection without an answer when it is lost.
+    pub(super) async fn until_lost(&self) -> BrokerError {
+        while self.alive() {
+            tokio::time::sleep(LOOK).await;
+        }
+        Lost::Gone.into()
+    }
+
     /// Something went wrong on it: it is replaced. One that is only blocked is not; the next would be as well.
     pub(super) fn give_up(&self) {
         if !self.connection.status().blocked() {
@@ -186,12 +195,20 @@ impl Up {
     }
 
     pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
-        let opened = tokio::time::timeout(CONNECT_LIMIT, self.connection.create_channel()).await;
-        match opened {
-            Ok(channel) => channel.map_err(unavailable),
-            Err(_elapsed) => {
+        self.in_time(self.connection.create_channel())
+            .await?
+            .map_err(unavailable)
+    }
+
+    /// What is `asked` of the server. Without an answer in time the connection is given up.
+    pub(super) async fn in_time<T>(&self, asked: impl Future<Output = T>) -> Result<T, BrokerError> {
+        tokio::select! {
+            biased;
+            answer = asked => Ok(answer),
+            lost = self.until_lost() => Err(lost),
+            () = tokio::time::sleep(LIMIT) => {
                 self.give_up();
-                Err(BrokerError::Deadline(CONNECT_LIMIT))
+                Err(BrokerError::Deadline(LIMIT))
             }
         }
     }

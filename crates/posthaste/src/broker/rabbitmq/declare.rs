@@ -2,7 +2,6 @@
 //! it is.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -12,8 +11,6 @@ use super::unavailable;
 use crate::broker::BrokerError;
 use crate::failure::chain;
 use crate::handle::Unread;
-
-const LIMIT: Duration = Duration::from_secs(10);
 
 /// What kind of queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,18 +33,9 @@ pub(super) async fn declare(up: &Arc<Up>, target: &Target, queue: &str, kind: Ki
     }
     let name = queue_name(queue)?;
     let arguments = arguments(target, kind, bound.as_ref());
-    let declared = tokio::time::timeout(LIMIT, ask(up, &name, arguments)).await;
-    match declared {
-        Ok(Ok(())) => {
-            up.declared().insert(queue.to_owned());
-            Ok(())
-        }
-        Ok(Err(error)) => Err(error),
-        Err(_elapsed) => {
-            up.give_up();
-            Err(BrokerError::Deadline(LIMIT))
-        }
-    }
+    up.in_time(ask(up, &name, arguments)).await??;
+    up.declared().insert(queue.to_owned());
+    Ok(())
 }
 
 /// The name as the protocol has it.

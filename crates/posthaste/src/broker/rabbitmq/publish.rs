@@ -76,6 +76,7 @@ impl Publishing {
         };
         let ended = tokio::select! {
             done = self.publish_on(&up, messages, &mut results) => done.err(),
+            lost = up.until_lost() => Some(lost),
             // Announced at the first message: no confirm comes until it ends.
             blocked = up.until_blocked() => Some(blocked),
             () = tokio::time::sleep(limit) => {

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::stream::SelectAll;
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -14,14 +13,13 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
-use super::connect::{Target, Up};
+use super::connect::{LIMIT, Target, Up};
 use super::declare::{Kind, declare, queue_name};
 use super::{properties, unavailable};
 use crate::broker::BrokerError;
 use crate::failure::chain;
 use crate::message::MessageId;
 
-const LIMIT: Duration = Duration::from_secs(10);
 /// A tag is the number of the channel and, in these low bits, RabbitMQ's number on it.
 const TAG_BITS: u32 = 40;
 
@@ -124,7 +122,7 @@ impl Reading {
     async fn on(up: &Arc<Up>, epoch: i64, prefetch: u16) -> Result<Self, BrokerError> {
         let channel = up.channel().await?;
         let options = BasicQosOptions::default();
-        in_time(up, channel.basic_qos(prefetch, options))
+        up.in_time(channel.basic_qos(prefetch, options))
             .await?
             .map_err(unavailable)?;
         Ok(Self {
@@ -153,7 +151,7 @@ impl Reading {
         let asked = self
             .channel
             .basic_consume(queue, "".into(), options, FieldTable::default());
-        let consumer = match in_time(&self.up, asked).await? {
+        let consumer = match self.up.in_time(asked).await? {
             Ok(consumer) => consumer,
             Err(error) => return Ok(Err(error)),
         };
@@ -189,7 +187,7 @@ impl Reading {
             return;
         };
         let options = BasicAckOptions { multiple: true };
-        let sent = in_time(&self.up, self.channel.basic_ack(up_to, options)).await;
+        let sent = self.up.in_time(self.channel.basic_ack(up_to, options)).await;
         if !matches!(sent, Ok(Ok(()))) {
             self.failed.store(true, Ordering::Relaxed);
         }
@@ -252,16 +250,6 @@ impl Unsettled {
             self.next += 1;
         }
         (self.next > before).then_some(self.next - 1)
-    }
-}
-
-async fn in_time<T>(up: &Up, asked: impl Future<Output = T>) -> Result<T, BrokerError> {
-    match tokio::time::timeout(LIMIT, asked).await {
-        Ok(answer) => Ok(answer),
-        Err(_elapsed) => {
-            up.give_up();
-            Err(BrokerError::Deadline(LIMIT))
-        }
     }
 }
 

@@ -146,7 +146,8 @@ impl RabbitmqReceiver {
         }
     }
 
-    /// `None`: a channel has ended, and with it what had come on it.
+    /// `None`: a channel has ended, and nothing is left to hand on. What came before its end is, so that a connection
+    /// that is cut again and again gets somewhere; but not where order is asked for: the next reader has it already.
     fn accept(&mut self, arrivals: Vec<Arrival>) -> Option<Vec<Delivery>> {
         let mut deliveries = Vec::with_capacity(arrivals.len());
         let mut ended = false;
@@ -175,11 +176,11 @@ impl RabbitmqReceiver {
                 redelivered: redelivered && !survived,
             });
         }
-        if ended {
+        if ended && self.ordered {
             self.abandon();
             return None;
         }
-        Some(deliveries)
+        (!deliveries.is_empty()).then_some(deliveries)
     }
 
     fn reading(&self, epoch: i64) -> Option<&Reading> {
