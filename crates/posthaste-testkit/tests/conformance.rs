@@ -77,6 +77,7 @@ on_every_transport! {
     carry_messages::readers_hand_over,
     handle_messages::duplicates_have_one_effect,
     handle_messages::poison_costs_only_itself,
+    handle_messages::acts_outside_are_marked,
     handle_messages::undecodable_is_dead_as_it_came,
     handle_messages::order_per_key_through_retries,
     handle_messages::a_long_queue_behind_one_key_drains,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::broker::{Broker, BrokerError, Delivery, Receiver};
 use crate::failpoint::{self, mutant};
 use crate::failure::{Failure, chain};
-use crate::handle::Subscription;
+use crate::handle::{Effect, Subscription};
 use crate::invoke::{Blame, Failed, blame, blame_store, invoke};
 use crate::lease::Keeper;
 use crate::message::{Message, MessageId, now};
@@ -119,7 +119,8 @@ impl Consumer {
         failpoint::hit("consumer.received").await;
         metrics::counter!(metric::CONSUMED).increment(deliveries.len() as u64);
         let mut good = Vec::with_capacity(deliveries.len());
-        let mut suspects = Vec::new();
+        let mut alone = Vec::new();
+        let outside = matches!(self.subscription.effect, Effect::Outside(_));
         for delivery in deliveries {
             let suspect = delivery.redelivered;
             let item = self.identify(delivery);
@@ -128,18 +129,18 @@ impl Consumer {
             } else if item.message.expired(now()) {
                 Err(EXPIRED.to_owned())
             } else {
-                self.subscription.handler.decode(&item.message).map(drop)
+                (self.subscription.contract.decode)(&item.message).map(drop)
             };
             match refused {
                 Err(reason) => self.bury(receiver, &item, 0, &reason).await?,
-                Ok(()) if suspect => suspects.push(item),
+                // Handed out before: it may have killed its worker.
+                Ok(()) if suspect || outside => alone.push(item),
                 Ok(()) => good.push(item),
             }
         }
-        // Handed out before: one of them may have killed its worker. The retrier counts the attempt
-        // before it handles each alone.
-        if !suspects.is_empty() {
-            self.park_all(receiver, &suspects).await?;
+        // The retrier handles each alone, and counts the attempt first.
+        if !alone.is_empty() {
+            self.park_all(receiver, &alone).await?;
         }
         let lanes = match self.store.dialect() {
             Dialect::Sqlite => 1,
@@ -165,7 +166,7 @@ impl Consumer {
             message.topic.clone_from(queue);
         }
         if !delivery.has_id {
-            message.id = match self.subscription.handler.dedup_key(&message.body) {
+            message.id = match (self.subscription.contract.dedup_key)(&message.body) {
                 Some(key) => MessageId::from_foreign(&key),
                 None => MessageId::of_body(&message.body),
             };
@@ -247,7 +248,7 @@ impl Consumer {
         let mut positions = Vec::with_capacity(fresh.len());
         for item in ahead.into_iter().filter(|item| fresh.contains(&item.message.id.0)) {
             // Decoded before; a handler that failed half-way has used that value up.
-            if let Ok(decoded) = subscription.handler.decode(&item.message) {
+            if let Ok(decoded) = (subscription.contract.decode)(&item.message) {
                 positions.push(batch.iter().position(|other| other.tag == item.tag));
                 items.push((item.message.clone(), decoded));
             }

@@ -12,6 +12,7 @@ use sea_orm::DatabaseTransaction;
 
 use crate::contract::Event;
 use crate::failure::{Failure, Handled};
+use crate::handle_outside::{self, Act, HandleOutside};
 use crate::message::{Message, MessageId};
 use crate::retry::RetryPolicy;
 use crate::store::Tx;
@@ -180,37 +181,29 @@ pub struct Subscription {
     pub on_dead: Option<OnDead>,
     /// Its event is [ordered](Event::ORDERED), so it may lie in partition queues.
     pub(crate) partitioned: bool,
-    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) contract: Contract,
+    pub(crate) effect: Effect,
 }
 
 impl Subscription {
     /// `handler` on `queue`, one event a call, with the defaults: unordered, batches of 500.
     pub fn new<E: Event, H: Handle<E>>(name: &str, queue: &str, handler: H) -> Self {
-        Self::with(
-            name,
-            queue,
-            E::ORDERED,
-            Arc::new(Single {
-                handler,
-                event: PhantomData::<fn() -> E>,
-            }),
-        )
+        let single = Single(handler, PhantomData::<fn() -> E>);
+        Self::with::<E>(name, queue, Effect::Each(Arc::new(single)))
     }
 
     /// `handler` on `queue`, a whole batch a call.
     pub fn batch<E: Event, H: HandleBatch<E>>(name: &str, queue: &str, handler: H) -> Self {
-        Self::with(
-            name,
-            queue,
-            E::ORDERED,
-            Arc::new(Batched {
-                handler,
-                event: PhantomData::<fn() -> E>,
-            }),
-        )
+        let batched = Batched(handler, PhantomData::<fn() -> E>);
+        Self::with::<E>(name, queue, Effect::Batch(Arc::new(batched)))
     }
 
-    fn with(name: &str, queue: &str, partitioned: bool, handler: Arc<dyn Handler>) -> Self {
+    /// `handler` on `queue`, one event a call and without a transaction; up to four keys at a time.
+    pub fn outside<E: Event, H: HandleOutside<E>>(name: &str, queue: &str, handler: H) -> Self {
+        Self::with::<E>(name, queue, Effect::Outside(handle_outside::erase::<E, H>(handler)))
+    }
+
+    fn with<E: Event>(name: &str, queue: &str, effect: Effect) -> Self {
         Self {
             name: name.to_owned(),
             queue: queue.to_owned(),
@@ -224,8 +217,12 @@ impl Subscription {
             dead_letter_queue: None,
             unread: None,
             on_dead: None,
-            partitioned,
-            handler,
+            partitioned: E::ORDERED,
+            contract: Contract {
+                decode: decode::<E>,
+                dedup_key: dedup_key::<E>,
+            },
+            effect,
         }
     }
 }
@@ -234,18 +231,29 @@ impl Subscription {
 pub(crate) type Decoded = Box<dyn Any + Send>;
 pub(crate) type HandlerFuture<'a> = Pin<Box<dyn Future<Output = Handled> + Send + 'a>>;
 
-/// The erased handler: subscriptions of different event types stand in one list.
-pub(crate) trait Handler: Send + Sync {
-    /// The event in `message`, or why it can never be handled.
-    fn decode(&self, message: &Message) -> Result<Decoded, String>;
-
+/// How the bodies of a queue are read.
+#[derive(Clone, Copy)]
+pub(crate) struct Contract {
+    /// The event in a message, or why it can never be handled.
+    pub decode: fn(&Message) -> Result<Decoded, String>,
     /// The id inside a body that came without an envelope.
-    fn dedup_key(&self, body: &[u8]) -> Option<String>;
+    pub dedup_key: fn(&[u8]) -> Option<String>,
+}
 
-    /// Whether a call takes all messages at once.
-    fn takes_batches(&self) -> bool;
+/// What is done with events; erased, because subscriptions of different types of them stand in one list.
+#[derive(Clone)]
+pub(crate) enum Effect {
+    /// A call for each, in the transaction of their marks.
+    Each(Arc<dyn Within>),
+    /// One call for all.
+    Batch(Arc<dyn Within>),
+    /// A call for each, before the transaction of its mark.
+    Outside(Act),
+}
 
-    /// Runs the handler: on the one message, or on all of them.
+/// A handler in a transaction.
+pub(crate) trait Within: Send + Sync {
+    /// Runs it on the one message, or on all of them.
     fn handle<'a>(&'a self, items: Vec<(Arc<Message>, Decoded)>, cx: &'a mut Cx<'_>) -> HandlerFuture<'a>;
 }
 
@@ -288,59 +296,29 @@ fn dedup_key<E: Event>(body: &[u8]) -> Option<String> {
     guarded(|| serde_json::from_slice::<E>(body).ok()?.dedup_key()).ok()?
 }
 
-fn downcast<E: Event>(decoded: Decoded) -> Result<E, Failure> {
+pub(crate) fn downcast<E: Event>(decoded: Decoded) -> Result<E, Failure> {
     match decoded.downcast::<E>() {
         Ok(event) => Ok(*event),
         Err(_other_type) => Err(Failure::Reject("decoded by another handler".to_owned())),
     }
 }
 
-struct Single<E, H> {
-    handler: H,
-    event: PhantomData<fn() -> E>,
-}
+struct Single<E, H>(H, PhantomData<fn() -> E>);
 
-impl<E: Event, H: Handle<E>> Handler for Single<E, H> {
-    fn decode(&self, message: &Message) -> Result<Decoded, String> {
-        decode::<E>(message)
-    }
-
-    fn dedup_key(&self, body: &[u8]) -> Option<String> {
-        dedup_key::<E>(body)
-    }
-
-    fn takes_batches(&self) -> bool {
-        false
-    }
-
+impl<E: Event, H: Handle<E>> Within for Single<E, H> {
     fn handle<'a>(&'a self, items: Vec<(Arc<Message>, Decoded)>, cx: &'a mut Cx<'_>) -> HandlerFuture<'a> {
         Box::pin(async move {
             for (_message, decoded) in items {
-                self.handler.handle(downcast(decoded)?, cx).await?;
+                self.0.handle(downcast(decoded)?, cx).await?;
             }
             Ok(())
         })
     }
 }
 
-struct Batched<E, H> {
-    handler: H,
-    event: PhantomData<fn() -> E>,
-}
+struct Batched<E, H>(H, PhantomData<fn() -> E>);
 
-impl<E: Event, H: HandleBatch<E>> Handler for Batched<E, H> {
-    fn decode(&self, message: &Message) -> Result<Decoded, String> {
-        decode::<E>(message)
-    }
-
-    fn dedup_key(&self, body: &[u8]) -> Option<String> {
-        dedup_key::<E>(body)
-    }
-
-    fn takes_batches(&self) -> bool {
-        true
-    }
-
+impl<E: Event, H: HandleBatch<E>> Within for Batched<E, H> {
     fn handle<'a>(&'a self, items: Vec<(Arc<Message>, Decoded)>, cx: &'a mut Cx<'_>) -> HandlerFuture<'a> {
         Box::pin(async move {
             let mut events = Vec::with_capacity(items.len());
@@ -350,7 +328,7 @@ impl<E: Event, H: HandleBatch<E>> Handler for Batched<E, H> {
                     message,
                 });
             }
-            self.handler.handle_batch(events, cx).await
+            self.0.handle_batch(events, cx).await
         })
     }
 }

@@ -11,7 +11,8 @@ use tracing::Instrument;
 
 use crate::correlation;
 use crate::failure::{Failure, Handled};
-use crate::handle::{Cx, Decoded, Subscription};
+use crate::handle::{Cx, Decoded, Effect, Subscription};
+use crate::handle_outside::{Act, Outside};
 use crate::message::Message;
 use crate::store::{StoreError, Tx};
 use crate::telemetry::{self, metric};
@@ -36,84 +37,111 @@ pub(crate) async fn invoke(
     attempt: u32,
 ) -> Result<Published, Failed> {
     let mut published = Vec::new();
-    if subscription.handler.takes_batches() {
-        let single = items.len() == 1;
-        call(subscription, tx, items, attempt, &mut published)
-            .await
-            .map_err(|failure| Failed {
-                culprit: single.then_some(0),
-                failure,
-            })?;
+    let handler = match &subscription.effect {
+        Effect::Each(handler) | Effect::Batch(handler) => handler,
+        // It has acted before.
+        Effect::Outside(_) => return Ok(published),
+    };
+    let one_call = matches!(subscription.effect, Effect::Batch(_));
+    let single = items.len() == 1;
+    let calls = if one_call {
+        vec![items]
     } else {
-        for (n, item) in items.into_iter().enumerate() {
-            call(subscription, tx, vec![item], attempt, &mut published)
-                .await
-                .map_err(|failure| Failed {
-                    culprit: Some(n),
-                    failure,
-                })?;
-        }
+        items.into_iter().map(|item| vec![item]).collect()
+    };
+    for (n, items) in calls.into_iter().enumerate() {
+        let Some((first, _)) = items.first() else { continue };
+        let of = Call::of(subscription, items.iter().map(|(message, _)| message));
+        let mut cx = Cx::new(tx, first.clone(), &subscription.name, attempt, &mut published);
+        of.run(handler.handle(items, &mut cx)).await.map_err(|failure| Failed {
+            culprit: (!one_call || single).then_some(n),
+            failure,
+        })?;
     }
     Ok(published)
 }
 
-async fn call(
-    subscription: &Subscription,
-    tx: &mut Tx,
-    items: Vec<Item>,
-    attempt: u32,
-    published: &mut Published,
-) -> Handled {
-    let Some(first) = items.first().map(|(message, _)| message.clone()) else {
-        return Ok(());
-    };
-    let span = tracing::info_span!(
-        "process",
-        otel.kind = "consumer",
-        messaging.operation.name = "process",
-        messaging.destination.name = subscription.queue,
-        messaging.message.id = tracing::field::Empty,
-        messaging.message.conversation_id = first.correlation_id,
-        messaging.batch.message_count = items.len(),
-    );
-    if !span.is_disabled() {
-        trace(&span, &items);
-    }
-    let started = Instant::now();
-    let mut cx = Cx::new(tx, first.clone(), &subscription.name, attempt, published);
-    let work = subscription.handler.handle(items, &mut cx).instrument(span);
-    let work = AssertUnwindSafe(tokio::time::timeout(subscription.deadline, work)).catch_unwind();
-    let work = async {
-        match &first.correlation_id {
-            Some(id) => correlation::scope(id.clone(), work).await,
-            None => work.await,
+/// Runs `act`, the handler of `subscription`, on what was `decoded` from the message of `cx`.
+pub(crate) async fn act(subscription: &Subscription, act: &Act, decoded: Decoded, cx: &Outside) -> Handled {
+    Call::of(subscription, std::iter::once(&cx.message))
+        .run(act(decoded, cx))
+        .await
+}
+
+/// One call of a handler and what surrounds it.
+struct Call<'a> {
+    subscription: &'a Subscription,
+    span: tracing::Span,
+    correlation_id: Option<String>,
+    traceparent: Option<String>,
+}
+
+impl<'a> Call<'a> {
+    fn of<'m>(
+        subscription: &'a Subscription,
+        messages: impl ExactSizeIterator<Item = &'m Arc<Message>> + Clone,
+    ) -> Self {
+        let first = messages.clone().next();
+        let correlation_id = first.and_then(|first| first.correlation_id.clone());
+        let span = tracing::info_span!(
+            "process",
+            otel.kind = "consumer",
+            messaging.operation.name = "process",
+            messaging.destination.name = subscription.queue,
+            messaging.message.id = tracing::field::Empty,
+            messaging.message.conversation_id = correlation_id,
+            messaging.batch.message_count = messages.len(),
+        );
+        if !span.is_disabled() {
+            trace(&span, messages);
         }
-    };
-    let outcome = match &first.traceparent {
-        Some(traceparent) => correlation::traced(traceparent.clone(), work).await,
-        None => work.await,
-    };
-    metrics::histogram!(metric::PROCESS, "messaging_destination_name" => subscription.queue.clone())
-        .record(started.elapsed());
-    match outcome {
-        Ok(Ok(handled)) => handled,
-        Ok(Err(_elapsed)) => Err(Failure::Retry(Box::new(Unanswered::Deadline(subscription.deadline)))),
-        Err(panic) => Err(Failure::Retry(Box::new(Unanswered::Panic(crate::failure::panic_text(
-            panic.as_ref(),
-        ))))),
+        Self {
+            subscription,
+            span,
+            correlation_id,
+            traceparent: first.and_then(|first| first.traceparent.clone()),
+        }
+    }
+
+    async fn run(self, work: impl Future<Output = Handled>) -> Handled {
+        let started = Instant::now();
+        let deadline = self.subscription.deadline;
+        let work = work.instrument(self.span);
+        let work = AssertUnwindSafe(tokio::time::timeout(deadline, work)).catch_unwind();
+        let work = async {
+            match self.correlation_id {
+                Some(id) => correlation::scope(id, work).await,
+                None => work.await,
+            }
+        };
+        let outcome = match self.traceparent {
+            Some(traceparent) => correlation::traced(traceparent, work).await,
+            None => work.await,
+        };
+        metrics::histogram!(metric::PROCESS, "messaging_destination_name" => self.subscription.queue.clone())
+            .record(started.elapsed());
+        match outcome {
+            Ok(Ok(handled)) => handled,
+            Ok(Err(_elapsed)) => Err(Failure::Retry(Box::new(Unanswered::Deadline(deadline)))),
+            Err(panic) => Err(Failure::Retry(Box::new(Unanswered::Panic(crate::failure::panic_text(
+                panic.as_ref(),
+            ))))),
+        }
     }
 }
 
 /// A lone message continues its publisher's trace; a batch, which has many, links to all of them.
-fn trace(span: &tracing::Span, items: &[Item]) {
-    if let [(message, _)] = items {
+fn trace<'m>(span: &tracing::Span, mut messages: impl ExactSizeIterator<Item = &'m Arc<Message>>) {
+    if messages.len() == 1
+        && let Some(message) = messages.next()
+    {
         span.record("messaging.message.id", message.id.to_string());
         if let Some(traceparent) = &message.traceparent {
             telemetry::continue_trace(span, traceparent);
         }
         return;
     }
-    for traceparent in items.iter().filter_map(|(message, _)| message.traceparent.as_deref()) {
+    for traceparent in messages.filter_map(|message| message.traceparent.as_deref()) {
         telemetry::link_trace(span, traceparent);
     }
 }

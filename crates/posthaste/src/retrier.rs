@@ -1,8 +1,9 @@
 //! Tries parked rows when they are due, each alone: its own attempt, and no other row's, is counted and
-//! committed first, so that a message that kills the process ends in the dead letters too.
+//! committed first, so that a message that kills the process ends in the dead letters too. What is handled outside of
+//! a transaction comes here at once, from the consumer.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
@@ -12,8 +13,9 @@ use crate::consumer::EXPIRED;
 use crate::dead_letter;
 use crate::failpoint;
 use crate::failure::{Failure, chain};
-use crate::handle::Subscription;
-use crate::invoke::{Blame, Published, blame, cause, invoke};
+use crate::handle::{Effect, Subscription};
+use crate::handle_outside::Outside;
+use crate::invoke::{self, Blame, Published, blame, cause};
 use crate::message::now;
 use crate::outbox;
 use crate::retry::{Next, back_off, jitter};
@@ -30,12 +32,23 @@ const LANES: usize = 4;
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Retrier {
-    pub service: String,
-    pub store: Store,
-    pub subscriptions: Vec<Arc<Subscription>>,
+    service: String,
+    store: Store,
+    subscriptions: Vec<Arc<Subscription>>,
+    /// Rows in hand when the database went away, with their attempts.
+    interrupted: Mutex<Vec<(Due, u32)>>,
 }
 
 impl Retrier {
+    pub fn new(service: &str, store: &Store, subscriptions: Vec<Arc<Subscription>>) -> Self {
+        Self {
+            service: service.to_owned(),
+            store: store.clone(),
+            subscriptions,
+            interrupted: Mutex::default(),
+        }
+    }
+
     /// Runs until `stop`; the row in hand is finished.
     pub async fn run(self, stop: CancellationToken) {
         let mut signal = self.store.signals().parked();
@@ -93,6 +106,7 @@ impl Retrier {
             .filter(|one| one.ordered)
             .map(|one| one.name.clone())
             .collect();
+        self.resume().await?;
         let heads = inbox::due(&self.store, names, &ordered, PAGE).await?;
         let count = heads.len();
         let halt = stop.child_token();
@@ -107,6 +121,30 @@ impl Retrier {
             }
         }
         failed.map_or(Ok(count), Err)
+    }
+
+    /// Makes due what an outage interrupted; otherwise it would wait as long as the rows of a process that died.
+    async fn resume(&self) -> Result<(), StoreError> {
+        let interrupted = self.interrupted().clone();
+        if interrupted.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.store.begin().await?;
+        for (row, attempts) in &interrupted {
+            let fate = Fate::Parked {
+                after: Duration::ZERO,
+                error: None,
+            };
+            let counted = attempts.saturating_sub(1);
+            inbox::settle_parked(&mut tx, &row.subscription, row.id, *attempts, counted, fate).await?;
+        }
+        tx.commit().await?;
+        self.interrupted().clear();
+        Ok(())
+    }
+
+    fn interrupted(&self) -> MutexGuard<'_, Vec<(Due, u32)>> {
+        self.interrupted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tries `head`, and once it has ended the rows that wait behind it.
@@ -126,7 +164,16 @@ impl Retrier {
                 return Ok(());
             };
             failpoint::hit("retrier.claimed").await;
-            let ended = self.retry(subscription, taken).await?;
+            let attempts = taken.attempts;
+            let ended = match self.retry(subscription, taken).await {
+                Ok(ended) => ended,
+                Err(error) => {
+                    if error.is_unavailable() {
+                        self.interrupted().push((row, attempts));
+                    }
+                    return Err(error);
+                }
+            };
             match &key {
                 Some(key) if ended && rows.is_empty() => {
                     rows = inbox::next_of_key(&self.store, &subscription.name, key, PAGE)
@@ -149,13 +196,28 @@ impl Retrier {
         if row.message.expired(now()) {
             return self.bury(subscription, &row, EXPIRED).await;
         }
-        let decoded = match subscription.handler.decode(&row.message) {
+        let decoded = match (subscription.contract.decode)(&row.message) {
             Ok(decoded) => decoded,
             Err(reason) => return self.bury(subscription, &row, &reason).await,
         };
         let message = Arc::new(row.message.clone());
+        let items = match &subscription.effect {
+            Effect::Each(_) | Effect::Batch(_) => vec![(message, decoded)],
+            Effect::Outside(act) => {
+                let cx = Outside {
+                    store: self.store.clone(),
+                    message,
+                    attempt: row.attempts,
+                };
+                if let Err(failure) = invoke::act(subscription, act, decoded, &cx).await {
+                    return self.fail(subscription, &row, failure).await;
+                }
+                failpoint::hit("retrier.acted").await;
+                Vec::new()
+            }
+        };
         let mut tx = self.store.begin().await?;
-        match inbox::mark_parked(&mut tx, &subscription.name, message.id.0, row.attempts).await {
+        match inbox::mark_parked(&mut tx, &subscription.name, row.message.id.0, row.attempts).await {
             Ok(true) => {}
             Ok(false) => {
                 tx.rollback().await?;
@@ -168,7 +230,7 @@ impl Retrier {
             }
             Err(error) => return Err(error),
         }
-        let failure = match invoke(subscription, &mut tx, vec![(message, decoded)], row.attempts).await {
+        let failure = match invoke::invoke(subscription, &mut tx, items, row.attempts).await {
             Ok(published) => match self.finish(tx, published).await {
                 Ok(()) => {
                     self.count(subscription, "ok");

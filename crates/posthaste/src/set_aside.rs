@@ -78,6 +78,23 @@ impl Consumer {
     }
 
     pub(crate) async fn park_all(&self, receiver: &Receiver, items: &[Item]) -> Result<(), Stop> {
+        match self.park_together(receiver, items).await {
+            // One of them has attributes that the database refuses; it would come back for ever.
+            Err(Stop::Store(StoreError::Statement(refusal))) => {
+                let error = chain(&refusal);
+                for item in items {
+                    match self.park_together(receiver, std::slice::from_ref(item)).await {
+                        Err(Stop::Store(StoreError::Statement(_))) => self.bury(receiver, item, 0, &error).await?,
+                        done => done?,
+                    }
+                }
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    async fn park_together(&self, receiver: &Receiver, items: &[Item]) -> Result<(), Stop> {
         let mut tx = self.store.begin().await?;
         for item in items {
             let fate = Fate::Parked {

@@ -105,7 +105,7 @@ pub(crate) async fn set_reset(
     tx.execute(sql, vec![dialect.uuid(user), long_ago.clone(), long_ago])
         .await?;
     let sql = "UPDATE reset_tokens SET token_hash = $2, requested_at = $3, expires_at = $4 \
-        WHERE user_id = $1 AND requested_at < $5";
+        WHERE user_id = $1 AND requested_at <= $5";
     let at = dialect.time(requested_at);
     let values = vec![
         dialect.uuid(user),

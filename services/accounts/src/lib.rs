@@ -188,16 +188,14 @@ pub fn subscriptions(mailer: Mailer, retry: RetryPolicy) -> Vec<Subscription> {
         after: Duration::from_secs(3600),
         queue: format!("{}_dlq", SignupRequested::TOPIC),
     });
-    let mut mail = Subscription::new::<MailRequested, _>(
+    let mut mail = Subscription::outside::<MailRequested, _>(
         "accounts.mail_user",
         MailRequested::TOPIC,
         MailUser { mailer: mailer.clone() },
     );
     let mut reset =
-        Subscription::new::<ResetRequested, _>("accounts.mail_reset", ResetRequested::TOPIC, MailReset { mailer });
+        Subscription::outside::<ResetRequested, _>("accounts.mail_reset", ResetRequested::TOPIC, MailReset { mailer });
     for mailing in [&mut mail, &mut reset] {
-        // A mail that was sent cannot be taken back with the rest of a batch.
-        mailing.batch = 1;
         mailing.retry = RetryPolicy {
             attempts: 20,
             immediate: 1,

@@ -1,12 +1,12 @@
 //! Mail to users, sent by the worker. What it says is made here and not where it was asked for: a token is then in
 //! no queue, and the mail goes to the address that the user has now.
 
-use posthaste::{Cx, Event, Failure, Handle, Handled};
+use posthaste::{Event, HandleOutside, Handled, Outside};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::secret_token::SecretToken;
-use crate::send_mail::{Mail, MailError, Mailer};
+use crate::send_mail::{Mail, Mailer};
 use crate::user::Verification;
 use crate::users_repository;
 
@@ -58,22 +58,31 @@ pub(crate) struct MailUser {
     pub mailer: Mailer,
 }
 
-impl Handle<MailRequested> for MailUser {
-    async fn handle(&self, wanted: MailRequested, cx: &mut Cx<'_>) -> Handled {
-        let Some(user) = users_repository::find_in(cx.tx(), wanted.user_id).await? else {
+impl HandleOutside<MailRequested> for MailUser {
+    async fn act(&self, wanted: MailRequested, cx: &Outside) -> Handled {
+        let store = cx.store();
+        let Some(user) = users_repository::find(store, wanted.user_id).await? else {
             return Ok(());
         };
         let (subject, text) = match wanted.occasion {
             Occasion::Verification => {
+                // The link of the mail that went last is the one that is good, also where one went twice.
                 let token = SecretToken::new()?;
-                if !users_repository::set_verification(cx.tx(), user.id, &token.hash(), TOKEN_LIFE).await? {
+                let tx = store.begin().await?;
+                let waits = users_repository::set_verification(&tx, user.id, &token.hash(), TOKEN_LIFE).await?;
+                tx.commit().await?;
+                if !waits {
                     return Ok(());
                 }
                 let link = format!("{}/verify-email#token={}", self.mailer.public_url(), token.reveal());
                 ("Welcome: please confirm your address", welcome(&link))
             }
             Occasion::AddressTaken => {
-                if !users_repository::may_notify(cx.tx(), user.id, NOTICE_PAUSE).await? {
+                let tx = store.begin().await?;
+                let may = users_repository::may_notify(&tx, user.id, NOTICE_PAUSE).await?;
+                tx.commit().await?;
+                // What was begun before is carried through.
+                if !may && cx.attempt() == 1 {
                     return Ok(());
                 }
                 let verified = user.verification == Verification::Verified;
@@ -87,11 +96,7 @@ impl Handle<MailRequested> for MailUser {
             subject,
             text,
         };
-        match self.mailer.send(mail).await {
-            Ok(()) => Ok(()),
-            Err(error @ MailError::RefusedForGood) => Err(Failure::Reject(error.to_string())),
-            Err(error) => Err(error.into()),
-        }
+        self.mailer.send(mail).await
     }
 }
 

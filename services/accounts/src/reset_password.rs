@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use posthaste::message::now;
-use posthaste::{Cx, Event, Failure, Handle, Handled, Message, outbox};
+use posthaste::{Event, Failure, HandleOutside, Handled, Message, Outside, outbox};
 use posthaste_host::http::{ApiError, ApiJson, ClientAddress, FieldError, Validate};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -178,10 +178,10 @@ pub(crate) struct MailReset {
     pub mailer: Mailer,
 }
 
-impl Handle<ResetRequested> for MailReset {
-    async fn handle(&self, wanted: ResetRequested, cx: &mut Cx<'_>) -> Handled {
+impl HandleOutside<ResetRequested> for MailReset {
+    async fn act(&self, wanted: ResetRequested, cx: &Outside) -> Handled {
         let email = EmailAddress::parse(&wanted.email).map_err(|rule| Failure::Reject(format!("email {rule}")))?;
-        let Some(user) = credentials_repository::by_email(cx.tx().store(), &email).await? else {
+        let Some(user) = credentials_repository::by_email(cx.store(), &email).await? else {
             return Ok(());
         };
         if !user.is_active || now() - wanted.requested_at > TOKEN_LIFE {
@@ -189,7 +189,11 @@ impl Handle<ResetRequested> for MailReset {
         }
         let token = SecretToken::new()?;
         let ends = now() + TOKEN_LIFE;
-        if !credentials_repository::set_reset(cx.tx(), user.user_id, &token.hash(), wanted.requested_at, ends).await? {
+        let tx = cx.store().begin().await?;
+        let newest =
+            credentials_repository::set_reset(&tx, user.user_id, &token.hash(), wanted.requested_at, ends).await?;
+        tx.commit().await?;
+        if !newest {
             return Ok(());
         }
         let link = format!("{}/reset-password#token={}", self.mailer.public_url(), token.reveal());
@@ -199,8 +203,7 @@ impl Handle<ResetRequested> for MailReset {
             subject: "A new password",
             text: text(&link),
         };
-        self.mailer.send(mail).await?;
-        Ok(())
+        self.mailer.send(mail).await
     }
 }
 

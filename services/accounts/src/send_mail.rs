@@ -6,13 +6,12 @@ use std::time::Duration;
 use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Body, Mailbox, SinglePart};
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
-use posthaste::MessageId;
+use posthaste::{Failure, Handled, MessageId};
 use posthaste_host::{ConfigError, Settings};
 use tokio::io::AsyncWriteExt;
 
-/// How long a server may take for one mail: it is sent in the transaction of its message, and on SQLite nobody else
-/// writes until that ends; others give up after 5 s.
-const LIMIT: Duration = Duration::from_secs(4);
+/// How long a server may take for one mail; less than its handler may.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Most characters of a line, its end not counted.
 const LINE: usize = 998;
@@ -114,10 +113,14 @@ impl Mailer {
     }
 
     /// Sends `mail`; once this answers `Ok` the server has it, or the file is written.
-    ///
-    /// # Errors
-    /// When neither is so.
-    pub(crate) async fn send(&self, mail: Mail) -> Result<(), MailError> {
+    pub(crate) async fn send(&self, mail: Mail) -> Handled {
+        match self.deliver(mail).await {
+            Err(error @ MailError::RefusedForGood) => Err(Failure::Reject(error.to_string())),
+            delivered => Ok(delivered?),
+        }
+    }
+
+    async fn deliver(&self, mail: Mail) -> Result<(), MailError> {
         let id = mail.id;
         let message = self.message(mail)?;
         match &self.way {

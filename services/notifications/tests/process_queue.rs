@@ -97,11 +97,8 @@ async fn the_database_refusing_a_row_delays_only_that_row(database: TestDatabase
         assert_eq!(service.post("/api/events", &event).await?.status, 202);
     }
     count_is(&service, "processed_events", 4).await?;
-    let parked = service
-        .store()
-        .query("SELECT error FROM inbox_messages WHERE status = 'parked'", vec![])
-        .await?;
-    assert_eq!(parked.len(), 1, "the refused one waits");
+    // The others may be there before it has been refused.
+    count_is(&service, "inbox_messages WHERE status = 'parked'", 1).await?;
     service.accept_rows("processed_events").await?;
     count_is(&service, "processed_events", 5).await?;
     service.stop().await

@@ -95,6 +95,41 @@ pub async fn poison_costs_only_itself(at: &At) -> Result<()> {
     Ok(())
 }
 
+/// What is handled outside of a transaction is done once for a message that succeeds, and once for each attempt of one that
+/// does not; duplicates are not handed on.
+///
+/// # Errors
+/// When it is not so.
+pub async fn acts_outside_are_marked(at: &At) -> Result<()> {
+    let suite = Suite::open(at).await?;
+    let mut works: Vec<Work> = (0..20).map(|n| work("good", n, Act::Succeed)).collect();
+    let ends = [
+        (Act::FailTwice, 3, None),
+        (Act::AlwaysFail, 3, Some("told to fail")),
+        (Act::Reject, 1, Some("not wanted")),
+        (Act::Panic, 3, Some("the handler panicked: told to panic")),
+        (Act::NeverReturn, 3, Some("the handler did not finish within 300ms")),
+    ];
+    works.extend(ends.iter().map(|(act, _, _)| work(&format!("{act:?}"), 1, *act)));
+    let messages: Vec<Message> = works.iter().map(|work| suite.message(work)).collect::<Result<_>>()?;
+    suite.publish([messages.clone(), messages].concat()).await?;
+    let engine = suite.start_outside();
+    suite.quiet().await?;
+    engine.stop(LIMIT).await;
+    let mut good = suite.effects("good").await?;
+    good.sort_unstable();
+    ensure!(good == (0..20).collect::<Vec<i64>>(), "{good:?}");
+    let dead = dead_letter::list(&suite.store, &Selection::default(), 100).await?;
+    for (act, calls, cause) in ends {
+        let key = format!("{act:?}");
+        let effects = suite.effects(&key).await?;
+        ensure!(effects.len() == calls, "{key}: {effects:?}");
+        let found = dead.iter().find(|letter| letter.message.key.as_deref() == Some(&key));
+        ensure!(found.map(|letter| letter.error.as_str()) == cause, "{key}: {found:?}");
+    }
+    Ok(())
+}
+
 /// Bytes that are no JSON or not the contract's are dead at the first attempt as they came, with a
 /// cause that does not repeat them; a message that has expired is dead with that cause. Attributes of a
 /// foreign producer that fit no column cost nothing.

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use posthaste::broker::memory::MemoryBroker;
 use posthaste::store::{Migration, Sql};
 use posthaste::{
-    Broker, CORE_MIGRATIONS, Cx, Engine, EngineConfig, Event, Failure, Handle, Handled, Message, RetryPolicy, Roles,
-    Store, StoreOptions, Subscription, Tuning, outbox,
+    Broker, CORE_MIGRATIONS, Cx, Engine, EngineConfig, Event, Failure, Handle, HandleOutside, Handled, Message,
+    Outside, RetryPolicy, Roles, Store, StoreOptions, Subscription, Tuning, outbox,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -69,17 +69,34 @@ impl Handle<Work> for Worker {
         cx.tx()
             .execute("INSERT INTO effects (message_key, n) VALUES ($1, $2)", values)
             .await?;
-        match work.act {
-            Act::FailTwice if cx.attempt() <= 2 => Err(Told.into()),
-            Act::Succeed | Act::FailTwice => Ok(()),
-            Act::AlwaysFail => Err(Told.into()),
-            Act::Reject => Err(Failure::Reject("not wanted".to_owned())),
-            Act::Panic => panic!("told to panic"),
-            Act::NeverReturn => std::future::pending().await,
-            Act::Later if cx.message().time > posthaste::message::now() - chrono::Duration::milliseconds(300) => {
+        work.act.carry_out(cx.attempt(), cx.message()).await
+    }
+}
+
+impl HandleOutside<Work> for Worker {
+    async fn act(&self, work: Work, cx: &Outside) -> Handled {
+        let values = vec![work.key.as_str().into(), work.n.into()];
+        // On SQLite it would wait in vain for a transaction around it.
+        cx.store()
+            .execute("INSERT INTO effects (message_key, n) VALUES ($1, $2)", values)
+            .await?;
+        work.act.carry_out(cx.attempt(), cx.message()).await
+    }
+}
+
+impl Act {
+    async fn carry_out(self, attempt: u32, message: &Message) -> Handled {
+        match self {
+            Self::FailTwice if attempt <= 2 => Err(Told.into()),
+            Self::Succeed | Self::FailTwice => Ok(()),
+            Self::AlwaysFail => Err(Told.into()),
+            Self::Reject => Err(Failure::Reject("not wanted".to_owned())),
+            Self::Panic => panic!("told to panic"),
+            Self::NeverReturn => std::future::pending().await,
+            Self::Later if message.time > posthaste::message::now() - chrono::Duration::milliseconds(300) => {
                 Err(Failure::Later(Duration::from_millis(400)))
             }
-            Act::Later | Act::PanicInRule => Ok(()),
+            Self::Later | Self::PanicInRule => Ok(()),
         }
     }
 }
@@ -146,7 +163,15 @@ impl Suite {
     }
 
     fn subscription(&self, ordered: bool) -> Subscription {
-        let mut subscription = Subscription::new::<Work, _>(NAME, &self.topic, Worker);
+        self.with_rules(Subscription::new::<Work, _>(NAME, &self.topic, Worker), ordered)
+    }
+
+    /// The same handler without a transaction.
+    pub fn start_outside(&self) -> Engine {
+        self.start_with(self.with_rules(Subscription::outside::<Work, _>(NAME, &self.topic, Worker), false))
+    }
+
+    fn with_rules(&self, mut subscription: Subscription, ordered: bool) -> Subscription {
         subscription.ordered = ordered;
         // Tests run at a time; a group of their own keeps them apart.
         subscription.group = Some(self.topic.clone());

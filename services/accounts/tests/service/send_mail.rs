@@ -1,6 +1,7 @@
 //! Mail through a server that takes it, is away, or refuses it.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use posthaste_testkit::{TestDatabase, wait_until};
@@ -128,5 +129,26 @@ async fn mail_goes_through_the_server_also_one_that_comes_later() -> Result<()> 
         "{error}"
     );
     assert!(accounts.mails()?.is_empty(), "no file beside it");
+    accounts.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_server_that_hangs_holds_nobody_up() -> Result<()> {
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("smtp://127.0.0.1:{}", silent.local_addr()?.port());
+    let database = TestDatabase::sqlite()?;
+    let accounts = Accounts::start_with(&database, &[("SMTP_URL", &url)]).await?;
+    assert_eq!(accounts.sign_up("ann@example.com").await?.status, 201);
+    // It is connected to, and does not say a word.
+    let (connection, _) = tokio::time::timeout(LIMIT, silent.accept()).await??;
+    let started = Instant::now();
+    for n in 0..20 {
+        let reply = accounts.sign_up(&format!("user{n}@example.com")).await?;
+        assert_eq!(reply.status, 201, "{reply:?}");
+    }
+    // Written by workers, on a database that has one writer.
+    accounts.count_is("users", 21).await?;
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    drop(connection);
     accounts.stop().await
 }
