@@ -10,6 +10,7 @@ const DYNAMIC_FILES: [&str; 3] = [
     "crates/posthaste-host/src/auth/verifier.rs",
     "crates/posthaste/src/failpoint.rs",
     "crates/posthaste/src/handle.rs",
+    "crates/posthaste/src/handle_outside.rs",
 ];
 
 /// Traits that are made to be used through `dyn`; `Sleep` is what hyper wants from a timer, `Debug` what tracing

@@ -1,137 +1,27 @@
 //! One connection that is made again for ever.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::options::BasicQosOptions;
-use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Channel, Connection, ConnectionProperties};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use lapin::{Channel, Connection};
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::target::{LIMIT, Lost, Target};
 use super::unavailable;
 use crate::broker::BrokerError;
 use crate::failure::chain;
-use crate::handle::Unread;
 use crate::retry::{back_off, jitter};
 
-/// For one answer of the server.
-pub(super) const LIMIT: Duration = Duration::from_secs(10);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 /// How often a connection's state is looked at; lapin announces no loss.
 const LOOK: Duration = Duration::from_millis(100);
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
-/// Seconds; a silent server counts as lost after two of them.
-const HEARTBEAT: u16 = 10;
-
-/// The server, and what is asked of it.
-pub(super) struct Target {
-    uri: AMQPUri,
-    pub(super) quorum: bool,
-    /// The queues that are bounded in time.
-    bounded: Mutex<HashMap<String, Unread>>,
-}
-
-impl Target {
-    pub(super) fn parse(text: &str) -> Result<Self, BrokerError> {
-        let wrong = |why: String| BrokerError::Url(format!("{}: {why}", crate::store::mask(text)));
-        let mut url = url::Url::parse(text).map_err(|error| wrong(error.to_string()))?;
-        let quorum = match url.query_pairs().find(|(key, _)| key == "queue_type") {
-            None => false,
-            Some((_, kind)) => match kind.as_ref() {
-                "quorum" => true,
-                "classic" => false,
-                other => return Err(wrong(format!("queue_type is classic or quorum, not {other}"))),
-            },
-        };
-        let rest: Vec<(String, String)> = url
-            .query_pairs()
-            .filter(|(key, _)| key != "queue_type")
-            .map(|(key, value)| (key.into_owned(), value.into_owned()))
-            .collect();
-        url.set_query(None);
-        if !rest.is_empty() {
-            url.query_pairs_mut().extend_pairs(rest);
-        }
-        let mut uri: AMQPUri = url.as_str().parse().map_err(wrong)?;
-        if uri.vhost.is_empty() {
-            "/".clone_into(&mut uri.vhost);
-        }
-        // lapin would take localhost for an address in brackets.
-        if let Some(url::Host::Ipv6(address)) = url.host() {
-            uri.authority.host = address.to_string();
-        }
-        uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        Ok(Self {
-            uri,
-            quorum,
-            bounded: Mutex::default(),
-        })
-    }
-
-    /// From now on `queue` is declared with a bound.
-    pub(super) fn bound(&self, queue: &str, unread: &Unread) {
-        let mut bounded = self.bounded.lock().unwrap_or_else(PoisonError::into_inner);
-        bounded.insert(queue.to_owned(), unread.clone());
-    }
-
-    /// The bound of `queue`.
-    pub(super) fn bound_of(&self, queue: &str) -> Option<Unread> {
-        let bounded = self.bounded.lock().unwrap_or_else(PoisonError::into_inner);
-        bounded.get(queue).cloned()
-    }
-
-    async fn connect(&self) -> Result<Connection, Lost> {
-        let properties = ConnectionProperties::default().with_connection_name("posthaste".into());
-        match tokio::time::timeout(LIMIT, Connection::connect_uri(self.uri.clone(), properties)).await {
-            Ok(connected) => Ok(connected?),
-            Err(_elapsed) => Err(Lost::Silent),
-        }
-    }
-
-    /// Whether the server says anything. A connection attempt that hangs keeps its thread, so after one that did
-    /// the next waits for a sign of life.
-    async fn answers(&self) -> bool {
-        let asked = async {
-            let address = (self.uri.authority.host.as_str(), self.uri.authority.port);
-            let mut stream = TcpStream::connect(address).await?;
-            if self.uri.scheme == AMQPScheme::AMQP {
-                stream.write_all(b"AMQP\x00\x00\x09\x01").await?;
-                stream.read_u8().await?;
-            }
-            Ok::<(), std::io::Error>(())
-        };
-        matches!(tokio::time::timeout(LIMIT, asked).await, Ok(Ok(())))
-    }
-}
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-enum Lost {
-    #[error("connecting to RabbitMQ")]
-    Failed(#[from] lapin::Error),
-    #[error("RabbitMQ takes the connection but does not answer")]
-    Silent,
-    #[error("the connection to RabbitMQ was lost")]
-    Gone,
-    #[error("RabbitMQ takes no messages now: memory or disk are short there")]
-    Blocked,
-    #[error("this end is stopping")]
-    Stopped,
-}
-
-impl From<Lost> for BrokerError {
-    fn from(lost: Lost) -> Self {
-        Self::Unavailable(Arc::new(lost))
-    }
-}
-
 #[derive(Clone)]
 enum State {
     Connecting,
@@ -330,7 +220,7 @@ async fn keep(target: Arc<Target>, purpose: &'static str, state: watch::Sender<S
     loop {
         let connected = tokio::select! {
             () = stop.cancelled() => return,
-            connected = attempt(&target, silent) => connected,
+            connected = target.attempt(silent) => connected,
         };
         match connected {
             Ok(connection) => {
@@ -368,13 +258,6 @@ async fn keep(target: Arc<Target>, purpose: &'static str, state: watch::Sender<S
     }
 }
 
-async fn attempt(target: &Target, silent: bool) -> Result<Connection, Lost> {
-    if silent && !target.answers().await {
-        return Err(Lost::Silent);
-    }
-    target.connect().await
-}
-
 /// Returns when the connection is no good any more; `true`: because it is no longer wanted.
 async fn watch_over(up: &Up, stop: &CancellationToken) -> bool {
     while up.alive() {
@@ -385,33 +268,4 @@ async fn watch_over(up: &Up, stop: &CancellationToken) -> bool {
         }
     }
     false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Target;
-
-    #[test]
-    fn urls_are_read_as_people_mean_them() {
-        let uri = |text: &str| Target::parse(text).unwrap().uri;
-        assert_eq!(uri("amqp://h").vhost, "/");
-        assert_eq!(uri("amqp://h/").vhost, "/");
-        assert_eq!(uri("amqp://h/%2f").vhost, "/");
-        assert_eq!(uri("amqp://h/shop").vhost, "shop");
-        assert_eq!(uri("amqp://h").authority.port, 5672);
-        assert_eq!(uri("amqps://h").authority.port, 5671);
-        assert_eq!(uri("amqp://[::1]:5673").authority.host, "::1");
-        assert_eq!(uri("amqp://h?heartbeat=3&queue_type=quorum").query.heartbeat, Some(3));
-        assert_eq!(uri("amqp://u:p%40ss@h").authority.userinfo.password, "p@ss");
-        assert!(Target::parse("amqp://h?queue_type=quorum").unwrap().quorum);
-        assert!(!Target::parse("amqp://h").unwrap().quorum);
-    }
-
-    #[test]
-    fn a_wrong_url_is_named_without_its_password() {
-        let wrong = Target::parse("amqp://u:secret@h?queue_type=best").err().unwrap();
-        assert!(wrong.to_string().contains("not best"), "{wrong}");
-        assert!(!wrong.to_string().contains("secret"), "{wrong}");
-        assert!(Target::parse("amqp://h?heartbeat=often").is_err());
-    }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::connect::{Target, Up};
+use super::connect::Up;
+use super::target::Target;
 use super::unavailable;
 use crate::broker::BrokerError;
 use crate::failure::chain;

@@ -24,6 +24,7 @@ mod properties;
 mod publish;
 mod reading;
 mod receive;
+mod target;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +32,9 @@ use std::time::Duration;
 use super::BrokerError;
 use crate::handle::Subscription;
 use crate::message::Message;
-use connect::{Link, Target};
+use connect::Link;
 use publish::{Grouped, Publishing};
+use target::Target;
 
 pub(crate) use receive::RabbitmqReceiver;
 

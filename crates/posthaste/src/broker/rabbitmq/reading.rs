@@ -13,8 +13,9 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
-use super::connect::{LIMIT, Target, Up};
+use super::connect::Up;
 use super::declare::{Kind, declare, queue_name};
+use super::target::{LIMIT, Target};
 use super::{properties, unavailable};
 use crate::broker::BrokerError;
 use crate::failure::chain;
