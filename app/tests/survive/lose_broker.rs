@@ -1,17 +1,20 @@
 //! RabbitMQ, PostgreSQL and both go away under load and come back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use posthaste_testkit::servers::{PrivatePostgres, PrivateRabbitmq};
-use posthaste_testkit::wait_until;
+use posthaste_testkit::{TestDatabase, wait_until};
 
 use crate::alone;
-use crate::expect_rows::expect_rows;
+use crate::expect_rows::{expect_all_processed, expect_rows};
 use crate::load::{Kind, Load};
 use crate::process::Posthaste;
 
 const LIMIT: Duration = Duration::from_secs(600);
+
+/// How long RabbitMQ is away, in seconds, unless `POSTHASTE_OUTAGE_SECONDS` says.
+const AWAY: u64 = 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_still_takes_requests_takes_them() -> Result<()> {
@@ -73,6 +76,40 @@ async fn what_still_takes_requests_takes_them() -> Result<()> {
         expect_rows(Kind::Event, database.url(), &events).await?;
         expect_rows(Kind::Order, database.url(), &orders).await?;
         running.terminate().await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_taken_through_a_long_outage_and_delivered_after_it() -> Result<()> {
+    let away = match std::env::var("POSTHASTE_OUTAGE_SECONDS") {
+        Ok(number) => number.parse().context("POSTHASTE_OUTAGE_SECONDS")?,
+        Err(_unset) => AWAY,
+    };
+    alone(LIMIT + Duration::from_secs(3 * away), async {
+        let broker = PrivateRabbitmq::launch(26_880).await?;
+        let database = TestDatabase::postgres().await?;
+        let folder = tempfile::tempdir()?;
+        let url = broker.url();
+        let settings = [("DATABASE_URL", database.url()), ("BROKER_URL", url.as_str())];
+        let running = Posthaste::spawn(folder.path(), &["notifications"], &settings)?;
+        running.answers("/readyz", 200).await?;
+        broker.kill9().await?;
+        let load = Load::of(Kind::Event, &running.base, 2, usize::MAX);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(away) {
+            load.acknowledge(1).await?;
+        }
+        let seen = load.finish().await;
+        ensure!(seen.refused + seen.unanswered == 0 && seen.acknowledged == seen.sent);
+        broker.start().await?;
+        expect_all_processed(database.url(), &seen).await?;
+        println!(
+            "{} events taken in {away} s without RabbitMQ, delivered after",
+            seen.sent.len()
+        );
+        running.terminate().await?;
+        database.finish().await
     })
     .await
 }
