@@ -73,14 +73,11 @@ impl TrustedProxies {
         if !self.contain(client) {
             return client;
         }
-        let lines: Vec<&str> = headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .collect();
-        let hops = lines.iter().rev().flat_map(|line| line.rsplit(','));
+        // Bytes: what a client sent of other kinds must not hide what the proxies wrote behind it.
+        let lines = headers.get_all("x-forwarded-for").iter().rev();
+        let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
         for hop in hops.take(HOPS) {
-            let Some(address) = read_hop(hop.trim()) else {
+            let Some(address) = std::str::from_utf8(hop).ok().and_then(|hop| read_hop(hop.trim())) else {
                 break;
             };
             client = address.to_canonical();
@@ -179,6 +176,28 @@ mod tests {
         for wrong in ["10.0.0.0/33", "x", "10.0.0/8", "::/129"] {
             assert_eq!(Network::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_odd_byte_hides_no_address_behind_it() {
+        let proxies = TrustedProxies(
+            ["10.0.0.0/8"]
+                .iter()
+                .map(|text| Network::parse(text).unwrap())
+                .collect(),
+        );
+        let seen = |lines: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", http::HeaderValue::from_bytes(line).unwrap());
+            }
+            proxies.client("10.1.2.3".parse().unwrap(), &headers).to_string()
+        };
+        assert_eq!(seen(&[b"\xff, 2.2.2.2"]), "2.2.2.2");
+        assert_eq!(seen(&[b"\xe9, 2.2.2.2, 10.0.0.9"]), "2.2.2.2");
+        // What stands before it is the client's own.
+        assert_eq!(seen(&[b"1.1.1.1, \xff"]), "10.1.2.3");
+        assert_eq!(seen(&[b"1.1.1.1", b"\xff"]), "10.1.2.3");
     }
 
     #[test]
