@@ -18,7 +18,7 @@ use crate::auth::accounts_over_http;
 use crate::await_schema;
 use crate::config::{Config, ConfigErrors};
 use crate::health::{Health, Watched};
-use crate::http;
+use crate::http::{self, OwnNames, check_host};
 use crate::open_services::{self, Database, OpenError};
 use crate::service::{Service, ServiceContext};
 use crate::system_routes::{self, System};
@@ -149,6 +149,8 @@ impl Host {
             host.tasks.spawn(metrics.clone().keep_flat(host.stop.clone()));
         }
         let come_again = from_fn_with_state(health.clone(), await_schema::ask_to_come_again);
+        // Not for the system routes: whoever looks after the process may have another name for it.
+        let own_host = from_fn_with_state(OwnNames::of(config, addr), check_host);
         let system = system_routes::routes(System {
             service: title.clone(),
             version,
@@ -156,7 +158,7 @@ impl Host {
             metrics,
             stores,
         });
-        let router = http::app(&title, version, routes.layer(come_again), system);
+        let router = http::app(&title, version, routes.layer(come_again).layer(own_host), system);
         host.server
             .spawn(http::serve(listener, router, host.stop.clone(), DRAIN));
         Ok(host)

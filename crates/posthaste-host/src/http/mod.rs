@@ -6,6 +6,7 @@
 mod app;
 mod body;
 mod catch_panic;
+mod check_host;
 mod client_address;
 mod explain_decode;
 mod form;
@@ -23,6 +24,7 @@ mod validate;
 
 pub use app::app;
 pub use body::{ApiJson, ApiJsonRaw};
+pub(crate) use check_host::{OwnNames, check_host};
 pub use client_address::{ClientAddress, TrustedProxies};
 pub use form::ApiForm;
 pub use idempotency::{IdempotencyKey, idempotent};

@@ -3,6 +3,7 @@
 mod configuration;
 mod guard_routes;
 mod ledger_service;
+mod rebind_names;
 mod start_and_stop;
 mod use_redis;
 mod wait_for_database;

@@ -173,8 +173,12 @@ async fn asking_tells_nothing_and_floods_no_mailbox() -> Result<()> {
 #[tokio::test]
 async fn the_link_does_not_come_from_the_request() -> Result<()> {
     let database = TestDatabase::sqlite()?;
-    let house = House::open_with(&database, &[("PUBLIC_URL", "https://accounts.example")]).await?;
-    house.user(ANN).await?;
+    let public = ("PUBLIC_URL", "https://accounts.example");
+    let open = House::open_with(&database, &[public]).await?;
+    open.user(ANN).await?;
+    open.close().await?;
+    // Where no tokens are asked for, a request to another host is refused to begin with.
+    let house = House::open_with(&database, &[public, ("POSTHASTE_AUTH", "enforced")]).await?;
     let evil = [
         ("Content-Type", "application/json"),
         ("Host", "evil.example"),
