@@ -2,6 +2,9 @@
 //! characters and more, and nearly all of those are shorter ones in a row, walks over the keyboard, counted numbers
 //! and repetitions: such a password is recognised by its parts, so that no list has to be complete.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use crate::password::read_digits;
 
 /// More parts than this are no longer guessed.
@@ -66,6 +69,33 @@ const LEAKED: &str = "23176djivanfros aksjdlasdakj89879 bhrh0h2oof6xbqjeh bpgjld
     polniypizdec1102 polniypizdec110211 sdf7asdf6asdg8df somanypickles27 stefangreil1983 yfdbufnjh10305070 \
     zqjphsyf6ctifgu friendofemily friendofgerly 420842084208555";
 
+/// What one character can begin. Every place of a password is looked up here, so that a long one costs little before
+/// anybody has counted the request.
+#[derive(Default)]
+struct Beginnings {
+    words: Vec<Vec<char>>,
+    /// Each walk from each of its places on, in both directions.
+    walks: Vec<Vec<char>>,
+}
+
+static BEGINNINGS: LazyLock<HashMap<char, Beginnings>> = LazyLock::new(|| {
+    let mut beginnings: HashMap<char, Beginnings> = HashMap::new();
+    for word in WORDS.split_whitespace() {
+        let word: Vec<char> = word.chars().collect();
+        beginnings.entry(word[0]).or_default().words.push(word);
+    }
+    for walk in WALKS {
+        let forwards: Vec<char> = walk.chars().collect();
+        let backwards: Vec<char> = walk.chars().rev().collect();
+        for walk in [forwards, backwards] {
+            for at in 0..walk.len() {
+                beginnings.entry(walk[at]).or_default().walks.push(walk[at..].to_vec());
+            }
+        }
+    }
+    beginnings
+});
+
 /// More characters than this that no rule sees make a password one's own.
 const UNSEEN: usize = 7;
 
@@ -78,8 +108,9 @@ pub(crate) fn is_common(text: &str) -> bool {
         .filter(|c| !c.is_whitespace() && !"-_.,;:+".contains(*c))
         .collect();
     let read = read_digits(&bare);
+    let mut variants = vec![lower, bare, read];
+    variants.dedup();
     // With little left after the spaces are gone, they were what it is about.
-    let variants = [lower, bare, read];
     variants.iter().filter(|text| text.chars().count() >= 12).any(|text| {
         let leaked = LEAKED.split_whitespace().any(|known| known == text);
         let text: Vec<char> = text.chars().collect();
@@ -93,7 +124,6 @@ fn is_repeated(text: &[char]) -> bool {
 }
 
 fn is_made_of_parts(text: &[char]) -> bool {
-    let words: Vec<Vec<char>> = WORDS.split_whitespace().map(|word| word.chars().collect()).collect();
     // fewest[own][n]: of how few parts the first n characters are made, with a stretch of one's own or without.
     let mut fewest = [vec![usize::MAX; text.len() + 1], vec![usize::MAX; text.len() + 1]];
     fewest[0][0] = 0;
@@ -109,11 +139,14 @@ fn is_made_of_parts(text: &[char]) -> bool {
                 *end = (parts + 1).min(*end);
             }
         };
-        for word in words.iter().filter(|word| rest.starts_with(word)) {
-            reach(word.len());
-        }
-        for walk in 3..=longest_walk(rest) {
-            reach(walk);
+        if let Some(beginnings) = BEGINNINGS.get(&rest[0]) {
+            for word in beginnings.words.iter().filter(|word| rest.starts_with(word)) {
+                reach(word.len());
+            }
+            let steps = |walk: &Vec<char>| walk.iter().zip(rest).take_while(|(a, b)| a == b).count();
+            for walk in 3..=beginnings.walks.iter().map(steps).max().unwrap_or(0) {
+                reach(walk);
+            }
         }
         let same = rest.iter().take_while(|c| **c == rest[0]).count();
         for run in 3..=same {
@@ -133,20 +166,6 @@ fn is_made_of_parts(text: &[char]) -> bool {
         }
     }
     fewest.iter().any(|fewest| fewest[text.len()] <= PARTS)
-}
-
-fn longest_walk(text: &[char]) -> usize {
-    let of = |walk: Vec<char>| {
-        (0..walk.len())
-            .map(|at| walk[at..].iter().zip(text).take_while(|(a, b)| a == b).count())
-            .max()
-            .unwrap_or(0)
-    };
-    WALKS
-        .iter()
-        .map(|walk| of(walk.chars().collect()).max(of(walk.chars().rev().collect())))
-        .max()
-        .unwrap_or(0)
 }
 
 #[cfg(test)]
