@@ -2,6 +2,8 @@
 //! onboarding queue. With the database away the message goes straight to the transport, and the worker settles the
 //! claim. The password is hashed before any of it.
 
+use std::time::{Duration, Instant};
+
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
@@ -24,6 +26,11 @@ use crate::onboard_user::SignupRequested;
 use crate::password::Password;
 use crate::user::{Verification, check_email, check_name};
 use crate::users_repository::{self, NewUser};
+
+/// How often a claim is tried that collides with others.
+const TRIES: u32 = 5;
+/// How long after the first try no other one begins: each may have waited for a lock.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Somebody who signs up.
 #[derive(Deserialize, ToSchema)]
@@ -231,31 +238,11 @@ impl Answer<SignUp> for Accounts {
         let (message, spare) = messages(&user)?;
         let accepted = door.accepted(user_id)?;
         let answer = accepted.clone();
-        let service = self.context.name;
-        let taken = idempotent(&self.context.store, door.scope(), key.as_ref(), &fingerprint, |tx| {
-            Box::pin(async move {
-                let new = users_repository::claim(tx, &user).await?;
-                let event = AuditEvent {
-                    action: "user.register",
-                    actor: Some("anonymous".to_owned()),
-                    user_id: new.then_some(user.id),
-                    origin,
-                    detail: (!new).then(|| "the address is taken".to_owned()),
-                };
-                audit_repository::record(tx, event).await?;
-                if !new && door == Door::SignUp {
-                    credentials_repository::contest(tx, &user.email).await?;
-                    let body = serde_json::to_vec(&TAKEN)?;
-                    return Ok(StoredResponse { status: 409, body });
-                }
-                // The worker finds out by itself whose the address is.
-                outbox::append(tx, service, message).await?;
-                Ok(accepted)
-            })
-        })
-        .await;
+        let taken = self
+            .claim(door, key.as_ref(), &fingerprint, (user, origin, message, accepted))
+            .await;
         let mut response = match taken {
-            Err(away) if away.status() == StatusCode::SERVICE_UNAVAILABLE => {
+            Err(away) if away.is_database_away() => {
                 self.publish_directly(spare, away).await?;
                 let json = HeaderValue::from_static("application/json");
                 let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::ACCEPTED);
@@ -273,6 +260,48 @@ impl Answer<SignUp> for Accounts {
 }
 
 impl Accounts {
+    /// Claims the address in one commit with the message for the worker. What collides with another transaction is tried
+    /// again: the database is there, and the transport is no way around it.
+    async fn claim(
+        &self,
+        door: Door,
+        key: Option<&IdempotencyKey>,
+        fingerprint: &[u8],
+        claim: (NewUser, Origin, Message, StoredResponse),
+    ) -> Result<Response, ApiError> {
+        let (store, service, since) = (&self.context.store, self.context.name, Instant::now());
+        let mut tries = 1;
+        loop {
+            let (user, origin, message, accepted) = claim.clone();
+            let taken = idempotent(store, door.scope(), key, fingerprint, |tx| {
+                Box::pin(async move {
+                    let new = users_repository::claim(tx, &user).await?;
+                    let event = AuditEvent {
+                        action: "user.register",
+                        actor: Some("anonymous".to_owned()),
+                        user_id: new.then_some(user.id),
+                        origin,
+                        detail: (!new).then(|| "the address is taken".to_owned()),
+                    };
+                    audit_repository::record(tx, event).await?;
+                    if !new && door == Door::SignUp {
+                        credentials_repository::contest(tx, &user.email).await?;
+                        let body = serde_json::to_vec(&TAKEN)?;
+                        return Ok(StoredResponse { status: 409, body });
+                    }
+                    // The worker finds out by itself whose the address is.
+                    outbox::append(tx, service, message).await?;
+                    Ok(accepted)
+                })
+            })
+            .await;
+            match taken {
+                Err(error) if error.is_collision() && tries < TRIES && since.elapsed() < AGAIN => tries += 1,
+                taken => return taken,
+            }
+        }
+    }
+
     /// The database is `away`, or did not say whether it has the sign-up: then it goes out twice, under one id.
     async fn publish_directly(&self, message: Message, away: ApiError) -> Result<(), ApiError> {
         match self.context.publisher.publish(message).await {

@@ -10,6 +10,7 @@ use crate::email_address::EmailAddress;
 use crate::user::{USER, User, Verification};
 
 /// A user to be.
+#[derive(Clone)]
 pub(crate) struct NewUser {
     pub id: Uuid,
     pub email: EmailAddress,

@@ -51,6 +51,16 @@ struct Problem {
     errors: Vec<FieldError>,
     place: Place,
     headers: Vec<(HeaderName, HeaderValue)>,
+    cause: Cause,
+}
+
+/// Which state of the database an answer comes from, where that is the cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Cause {
+    #[default]
+    Other,
+    Away,
+    Collision,
 }
 
 impl ApiError {
@@ -63,6 +73,7 @@ impl ApiError {
             errors: Vec::new(),
             place: Place::Body,
             headers: Vec::new(),
+            cause: Cause::Other,
         }))
     }
 
@@ -138,6 +149,21 @@ impl ApiError {
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
+
+    /// Whether it was made of a [`StoreError`] that says the database is away.
+    pub fn is_database_away(&self) -> bool {
+        self.0.cause == Cause::Away
+    }
+
+    /// Whether it was made of a [`StoreError`] of a transaction that may be tried again as a whole.
+    pub fn is_collision(&self) -> bool {
+        self.0.cause == Cause::Collision
+    }
+
+    fn because_of(mut self, cause: Cause) -> Self {
+        self.0.cause = cause;
+        self
+    }
 }
 
 /// A value of the service's own that cannot be written as JSON: nothing the client could change.
@@ -154,11 +180,12 @@ impl From<StoreError> for ApiError {
         match error {
             _ if error.is_unavailable() => {
                 tracing::warn!(error = chain, "the database is away");
-                Self::unavailable("The database is not available.")
+                Self::unavailable("The database is not available.").because_of(Cause::Away)
             }
             StoreError::Collision(_) => {
                 tracing::warn!(error = chain, "a transaction collided");
                 Self::unavailable("Another request changed the same data at the same time.")
+                    .because_of(Cause::Collision)
             }
             StoreError::Duplicate(_) => {
                 tracing::info!(error = chain, "a row exists already");

@@ -1,5 +1,6 @@
 //! The service as its users meet it: HTTP, queues, mail, a real database.
 
+mod collide;
 mod guard_doors;
 mod keep_secrets;
 mod mailbox;
