@@ -79,7 +79,7 @@ pub fn service() -> Service {
     }
 }
 
-const MIGRATIONS: &[Migration] = &[ACCOUNTS, SESSIONS];
+const MIGRATIONS: &[Migration] = &[ACCOUNTS, SESSIONS, SIGNING_TURN];
 
 const ACCOUNTS: Migration = Migration {
     version: 1,
@@ -108,6 +108,21 @@ const SESSIONS: Migration = Migration {
         postgres: include_str!("../migrations/0002_sessions.postgres.down.sql"),
         sqlite: include_str!("../migrations/0002_sessions.sqlite.down.sql"),
         mysql: include_str!("../migrations/0002_sessions.mysql.down.sql"),
+    },
+};
+
+const SIGNING_TURN: Migration = Migration {
+    version: 3,
+    name: "signing_turn",
+    up: Sql {
+        postgres: include_str!("../migrations/0003_signing_turn.postgres.up.sql"),
+        sqlite: include_str!("../migrations/0003_signing_turn.sqlite.up.sql"),
+        mysql: include_str!("../migrations/0003_signing_turn.mysql.up.sql"),
+    },
+    down: Sql {
+        postgres: include_str!("../migrations/0003_signing_turn.postgres.down.sql"),
+        sqlite: include_str!("../migrations/0003_signing_turn.sqlite.down.sql"),
+        mysql: include_str!("../migrations/0003_signing_turn.mysql.down.sql"),
     },
 };
 

@@ -19,7 +19,8 @@ use crate::secret_token::SecretToken;
 use crate::server_secret::ServerSecret;
 use crate::signing_keys_repository::{self, SigningKey};
 
-/// How old the list of keys may be: a revoked key is noticed after this at the latest.
+/// How old the list of keys may be: a revoked key is noticed after this at the latest. That there is none for now holds
+/// as long, so that of many requests one waits for a database that is away.
 const FRESH: Duration = Duration::from_secs(1);
 /// How long a key signs.
 const SIGNS_FOR: TimeDelta = TimeDelta::days(30);
@@ -29,6 +30,8 @@ pub(crate) const PUBLISHED_FOR: u64 = 300;
 const AHEAD: TimeDelta = TimeDelta::seconds(PUBLISHED_FOR as i64 + 60);
 /// How long it is of use after it last signed: the longest life of a token, and clocks that differ.
 const AFTER: TimeDelta = TimeDelta::seconds(900 + 60);
+/// How much the clocks of two processes may differ: a key that signs at once does so for both.
+const OFF: TimeDelta = TimeDelta::seconds(5);
 
 const OTHER_SECRET: &str = "the signing keys in the database are sealed under another secret: give all processes the \
     same ACCOUNTS_SECRET; if it is lost, `posthaste revoke-keys` makes way for new keys, and everybody signs in again";
@@ -61,7 +64,7 @@ fn failed(error: impl std::fmt::Display) -> SignError {
 }
 
 /// When the keys were asked for, and what they were.
-type Seen = (Instant, Arc<[SigningKey]>);
+type Seen = (Instant, Result<Arc<[SigningKey]>, StoreError>);
 
 /// The keys of the database. Cheap to clone.
 #[derive(Clone)]
@@ -90,12 +93,14 @@ impl TokenKeys {
         if let Some((at, keys)) = &*list
             && at.elapsed() < FRESH
         {
-            return Ok(keys.clone());
+            return keys.clone();
         }
         let asked = Instant::now();
-        let keys: Arc<[SigningKey]> = signing_keys_repository::list(&self.store, now()).await?.into();
-        *list = Some((asked, keys.clone()));
-        Ok(keys)
+        let keys = signing_keys_repository::list(&self.store, now()).await.map(Arc::from);
+        // A failure is news when it comes, however long it took.
+        let at = if keys.is_ok() { asked } else { Instant::now() };
+        *list = Some((at, keys.clone()));
+        keys
     }
 
     /// The public key called `kid`, if its tokens are good.
@@ -130,24 +135,27 @@ impl TokenKeys {
 
     /// The newest key that signs by now; the next one is made when this one's time comes to an end.
     async fn signer(&self) -> Result<(String, Ed25519KeyPair), SignError> {
-        let (keys, now) = (self.published().await?, now());
-        let newest = keys.iter().find(|key| self.pair(key).is_some());
-        let signing = keys.iter().filter(|key| key.active_from <= now);
-        let Some((kid, pair)) = signing
-            .into_iter()
-            .find_map(|key| Some((key.kid.clone(), self.pair(key)?)))
-        else {
-            // Under another secret this process would take other processes' refresh tokens for stolen ones.
-            if keys.iter().any(|key| key.active_from <= now) {
-                return Err(failed(OTHER_SECRET));
-            }
-            return self.make(now, None).await;
-        };
-        if newest.is_some_and(|newest| newest.active_from + SIGNS_FOR < now) {
-            let starts = now + AHEAD;
-            self.make(starts, Some(starts + AFTER)).await?;
+        let now = now();
+        let mut keys = self.published().await?;
+        if lacks_active(&keys, now) {
+            self.make(now - OFF, None, |keys| lacks_active(keys, now)).await?;
+            keys = self.published().await?;
         }
-        Ok((kid, pair))
+        let mut signing = keys.iter().filter(|key| key.active_from <= now);
+        // Under another secret this process would take other processes' refresh tokens for stolen ones.
+        let signer = signing.find_map(|key| Some((key.kid.clone(), self.pair(key)?)));
+        let signer = signer.ok_or_else(|| failed(OTHER_SECRET))?;
+        if self.lacks_next(&keys, now) {
+            let starts = now + AHEAD;
+            let lacks = |keys: &[SigningKey]| self.lacks_next(keys, now);
+            self.make(starts, Some(starts + AFTER), lacks).await?;
+        }
+        Ok(signer)
+    }
+
+    fn lacks_next(&self, keys: &[SigningKey], now: DateTime<Utc>) -> bool {
+        let newest = keys.iter().find(|key| self.pair(key).is_some());
+        newest.is_some_and(|newest| newest.active_from + SIGNS_FOR < now)
     }
 
     fn pair(&self, key: &SigningKey) -> Option<Ed25519KeyPair> {
@@ -155,11 +163,13 @@ impl TokenKeys {
         Ed25519KeyPair::from_pkcs8(&plain).ok()
     }
 
+    /// Makes a key if it is still lacking once nobody else makes one.
     async fn make(
         &self,
         active_from: DateTime<Utc>,
         retire: Option<DateTime<Utc>>,
-    ) -> Result<(String, Ed25519KeyPair), SignError> {
+        lacks: impl Fn(&[SigningKey]) -> bool,
+    ) -> Result<(), SignError> {
         let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(failed)?;
         let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).map_err(failed)?;
         let kid: String = SecretToken::new().map_err(failed)?.reveal().chars().take(16).collect();
@@ -169,9 +179,19 @@ impl TokenKeys {
             kid,
             active_from,
         };
-        signing_keys_repository::add(&self.store, &key, retire).await?;
+        let tx = self.store.begin().await?;
+        signing_keys_repository::take_turn(&tx).await?;
+        if lacks(&signing_keys_repository::list_in(&tx, now()).await?) {
+            signing_keys_repository::add(&tx, &key, retire).await?;
+            tx.commit().await?;
+            tracing::info!(kid = key.kid, %active_from, "a key for access tokens was made");
+        }
         *self.list.lock().await = None;
-        tracing::info!(kid = key.kid, %active_from, "a key for access tokens was made");
-        Ok((key.kid, pair))
+        Ok(())
     }
+}
+
+/// Whether no key signs at `now`, whoever can open it.
+fn lacks_active(keys: &[SigningKey], now: DateTime<Utc>) -> bool {
+    keys.iter().all(|key| key.active_from > now)
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use posthaste::store::Row;
-use posthaste::{Store, StoreError};
+use posthaste::{Store, StoreError, Tx};
 
 /// A key as it is stored.
 #[derive(Clone, Debug)]
@@ -17,18 +17,32 @@ pub(crate) struct SigningKey {
     pub active_from: DateTime<Utc>,
 }
 
+const LIST: &str = "SELECT kid, public_key, sealed_key, active_from FROM signing_keys \
+    WHERE revoked_at IS NULL AND (retires_at IS NULL OR retires_at > $1) ORDER BY active_from DESC, kid";
+
 /// The keys whose tokens are good at `at`, the newest first.
 pub(crate) async fn list(store: &Store, at: DateTime<Utc>) -> Result<Vec<SigningKey>, StoreError> {
-    let sql = "SELECT kid, public_key, sealed_key, active_from FROM signing_keys \
-        WHERE revoked_at IS NULL AND (retires_at IS NULL OR retires_at > $1) ORDER BY active_from DESC, kid";
-    let rows = store.query(sql, vec![store.dialect().time(at)]).await?;
+    let rows = store.query(LIST, vec![store.dialect().time(at)]).await?;
     rows.iter().map(read).collect()
 }
 
+/// As [`list`], within `tx`.
+pub(crate) async fn list_in(tx: &Tx, at: DateTime<Utc>) -> Result<Vec<SigningKey>, StoreError> {
+    let rows = tx.query(LIST, vec![tx.dialect().time(at)]).await?;
+    rows.iter().map(read).collect()
+}
+
+/// Waits until nobody else makes a key, in any process, and keeps others waiting until `tx` ends. What `tx` reads only
+/// after this is what they have made.
+pub(crate) async fn take_turn(tx: &Tx) -> Result<(), StoreError> {
+    tx.execute("UPDATE signing_turn SET turns = turns + 1 WHERE id = 1", vec![])
+        .await?;
+    Ok(())
+}
+
 /// Adds `key`. What was signed with older ones is good until `retire`, where that is given.
-pub(crate) async fn add(store: &Store, key: &SigningKey, retire: Option<DateTime<Utc>>) -> Result<(), StoreError> {
-    let dialect = store.dialect();
-    let tx = store.begin().await?;
+pub(crate) async fn add(tx: &Tx, key: &SigningKey, retire: Option<DateTime<Utc>>) -> Result<(), StoreError> {
+    let dialect = tx.dialect();
     if let Some(retire) = retire {
         let sql = "UPDATE signing_keys SET retires_at = $1 WHERE retires_at IS NULL";
         tx.execute(sql, vec![dialect.time(retire)]).await?;
@@ -41,7 +55,7 @@ pub(crate) async fn add(store: &Store, key: &SigningKey, retire: Option<DateTime
     ];
     let sql = "INSERT INTO signing_keys (kid, public_key, sealed_key, active_from) VALUES ($1, $2, $3, $4)";
     tx.execute(sql, values).await?;
-    tx.commit().await
+    Ok(())
 }
 
 /// From now on nothing that was signed with `kid`, or with any key for `None`, is good; answers how many keys went.

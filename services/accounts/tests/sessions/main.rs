@@ -6,6 +6,7 @@ mod forge_tokens;
 mod forgotten_password;
 mod house;
 mod log_in;
+mod make_keys;
 mod refresh_session;
 mod revoke;
 mod separate_process;

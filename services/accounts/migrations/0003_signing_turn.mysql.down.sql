@@ -1,0 +1,1 @@
+DROP TABLE IF EXISTS signing_turn;
