@@ -143,6 +143,12 @@ impl Host {
             stop: CancellationToken::new(),
         };
         host.bring_up(databases, loops, config).await?;
+        for (service, context) in services.iter().zip(&contexts).filter(|_| config.roles.worker) {
+            for chore in service.chores {
+                host.tasks
+                    .spawn(chore.run(context.clone(), host.health.clone(), host.stop.clone()));
+            }
+        }
         if let Some(metrics) = &metrics {
             ::metrics::gauge!("posthaste_build_info", "version" => env!("CARGO_PKG_VERSION"), "service" => title.clone())
                 .set(1.0);

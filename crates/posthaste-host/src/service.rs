@@ -9,6 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::auth::{Guard, Verifier};
 use crate::config::{ConfigError, Settings};
 use crate::redis_cache::RedisCache;
+use crate::run_chores::Chore;
 
 /// A service that the host runs, alone or next to others.
 #[derive(Clone, Copy)]
@@ -22,6 +23,8 @@ pub struct Service {
     pub migrations: &'static [Migration],
     /// What it adds to the command line.
     pub commands: &'static [ServiceCommand],
+    /// What it does from time to time.
+    pub chores: &'static [Chore],
     /// Makes its routes and handlers; called once, before any database is asked.
     pub build: fn(&ServiceContext) -> Result<ServiceParts, ConfigError>,
 }
@@ -34,6 +37,7 @@ impl Service {
             version: "0.1.0",
             migrations: &[],
             commands: &[],
+            chores: &[],
             build,
         }
     }

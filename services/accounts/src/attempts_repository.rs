@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use posthaste::{Store, StoreError};
+use posthaste::{Store, StoreError, Tx};
 use posthaste_host::redis_cache::{Count, Limit};
 
 /// How often a statement is tried that met another one on the same row: many count in one bucket at the same time, and
@@ -27,10 +27,17 @@ pub(crate) async fn count(
 }
 
 async fn count_once(store: &Store, bucket: &str, window: Duration, at: DateTime<Utc>) -> Result<Count, StoreError> {
-    let dialect = store.dialect();
+    let tx = store.begin().await?;
+    let counted = count_in(&tx, bucket, window, at).await?;
+    tx.commit().await?;
+    Ok(counted)
+}
+
+/// As [`count`], if and only if `tx` commits; nobody else uses `bucket` meanwhile.
+pub(crate) async fn count_in(tx: &Tx, bucket: &str, window: Duration, at: DateTime<Utc>) -> Result<Count, StoreError> {
+    let dialect = tx.dialect();
     let ends = dialect.time(at + TimeDelta::from_std(window).unwrap_or(TimeDelta::MAX));
     let now = dialect.time(at);
-    let tx = store.begin().await?;
     // In this order: MySQL sees in the second assignment what the first one made.
     let update = "UPDATE rate_limits SET used = CASE WHEN window_ends <= $2 THEN 1 ELSE used + 1 END, \
         window_ends = CASE WHEN window_ends <= $3 THEN $4 ELSE window_ends END WHERE bucket = $1";
@@ -42,12 +49,10 @@ async fn count_once(store: &Store, bucket: &str, window: Duration, at: DateTime<
     }
     let sql = "SELECT used, window_ends FROM rate_limits WHERE bucket = $1";
     let rows = tx.query(sql, vec![bucket.into()]).await?;
-    let counted = match rows.first() {
-        Some(row) => read(row.get("used")?, row.time("window_ends")?, at),
-        None => read(1, at, at),
-    };
-    tx.commit().await?;
-    Ok(counted)
+    match rows.first() {
+        Some(row) => Ok(read(row.get("used")?, row.time("window_ends")?, at)),
+        None => Ok(read(1, at, at)),
+    }
 }
 
 /// How often it has happened for `bucket` in this window.
@@ -165,16 +170,31 @@ pub(crate) async fn pardon(store: &Store, account: &str) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Drops windows that have ended, and what was last tried before `idle_since`.
-pub(crate) async fn purge(store: &Store, at: DateTime<Utc>, idle_since: DateTime<Utc>) -> Result<(), StoreError> {
+/// Drops at most `most` windows that ended before `at`; answers whether there may be more.
+pub(crate) async fn purge_windows(store: &Store, at: DateTime<Utc>, most: i64) -> Result<bool, StoreError> {
     let dialect = store.dialect();
-    let ended = vec![dialect.time(at)];
-    store
-        .execute("DELETE FROM rate_limits WHERE window_ends <= $1", ended)
-        .await?;
-    let idle = vec![dialect.time(idle_since)];
-    store
-        .execute("DELETE FROM login_attempts WHERE last_at <= $1", idle)
-        .await?;
-    Ok(())
+    let sql = "SELECT bucket FROM rate_limits WHERE window_ends <= $1 ORDER BY window_ends LIMIT $2";
+    let rows = store.query(sql, vec![dialect.time(at), most.into()]).await?;
+    let buckets = rows.iter().map(|row| row.get("bucket"));
+    let buckets = dialect.texts(buckets.collect::<Result<Vec<String>, _>>()?);
+    if !rows.is_empty() {
+        // A new window may have begun meanwhile.
+        let sql = "DELETE FROM rate_limits WHERE bucket {in:$1} AND window_ends <= $2";
+        store.execute(sql, vec![buckets, dialect.time(at)]).await?;
+    }
+    Ok(rows.len() as i64 == most)
+}
+
+/// Drops at most `most` accounts that nobody has tried since `idle_since`; answers whether there may be more.
+pub(crate) async fn purge_accounts(store: &Store, idle_since: DateTime<Utc>, most: i64) -> Result<bool, StoreError> {
+    let dialect = store.dialect();
+    let sql = "SELECT account FROM login_attempts WHERE last_at <= $1 ORDER BY last_at LIMIT $2";
+    let rows = store.query(sql, vec![dialect.time(idle_since), most.into()]).await?;
+    let accounts = rows.iter().map(|row| row.get("account"));
+    let accounts = dialect.texts(accounts.collect::<Result<Vec<String>, _>>()?);
+    if !rows.is_empty() {
+        let sql = "DELETE FROM login_attempts WHERE account {in:$1} AND last_at <= $2";
+        store.execute(sql, vec![accounts, dialect.time(idle_since)]).await?;
+    }
+    Ok(rows.len() as i64 == most)
 }

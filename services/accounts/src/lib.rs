@@ -19,6 +19,7 @@ mod manage_sessions;
 mod onboard_user;
 mod password;
 mod publish_keys;
+mod purge_ended;
 mod read_users;
 mod refresh_cookie;
 mod refresh_session;
@@ -75,6 +76,7 @@ pub fn service() -> Service {
                 run: |context, which| Box::pin(revoke_keys::revoke_keys(context, which)),
             },
         ],
+        chores: &[purge_ended::CHORE],
         ..Service::new("accounts", build)
     }
 }

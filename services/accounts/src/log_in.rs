@@ -175,7 +175,6 @@ async fn begin_session(
     };
     audit_repository::record(&tx, event).await?;
     tx.commit().await?;
-    accounts.sessions.purge(&accounts.context, at);
     accounts.sessions.answer(&session, refresh.reveal(), at).await.map(Some)
 }
 

@@ -4,6 +4,8 @@
 //! answer was lost, are all given the same cookie: there is one successor, whoever asks first. After a fixed time from
 //! the first use only a thief has a reason to present it; the session ends then.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, StatusCode};
@@ -12,9 +14,11 @@ use chrono::{DateTime, Utc};
 use posthaste::Tx;
 use posthaste::message::now;
 use posthaste_host::http::ApiError;
+use posthaste_host::redis_cache::Limit;
 use uuid::Uuid;
 
 use crate::Accounts;
+use crate::attempts_repository;
 use crate::audit_repository::{self, AuditEvent, Origin};
 use crate::secret_token::hash_of;
 use crate::sessions_repository::{self, Session};
@@ -22,6 +26,12 @@ use crate::verify_access::tell_revoked;
 
 /// Most repetitions within the time for them; more than the parallel requests of any page.
 const MOST_REPEATED: i64 = 100;
+
+/// How often the token of one session is exchanged; an access token lives a minute at least.
+const REFRESHES: Limit = Limit {
+    most: 60,
+    window: Duration::from_secs(60),
+};
 
 /// Exchanges the refresh token in the cookie for a new one and an access token.
 #[utoipa::path(
@@ -34,6 +44,7 @@ const MOST_REPEATED: i64 = 100;
         (status = 401, description = "No cookie, or its token is unknown, ended or was used before"),
         (status = 403, description = "The request comes from another site"),
         (status = 415, description = "The body is no JSON"),
+        (status = 429, description = "Too many refreshes of this session"),
         (status = 503, description = "The database is away"),
     )
 )]
@@ -62,6 +73,14 @@ pub(crate) async fn refresh_session(
     }
     let next = accounts.sessions.secret.successor(session.id, generation, &token);
     let next_hash = hash_of(&next);
+    if let Fate::Rotated = fate {
+        let bucket = format!("accounts:limit:refresh:{}", session.id);
+        let count = attempts_repository::count_in(&tx, &bucket, REFRESHES.window, at).await?;
+        // Not committed: whoever comes too often is not kept out any longer for it.
+        if !count.within(REFRESHES) {
+            return Err(ApiError::too_many(REFRESHES, count.resets_in));
+        }
+    }
     if let Fate::Repeated = fate {
         if !sessions_repository::is_token(&tx, session.id, session.generation, &next_hash).await? {
             // Nothing is wrong with the client: another process has rotated under another secret.
@@ -76,7 +95,6 @@ pub(crate) async fn refresh_session(
         sessions_repository::rotate(&tx, &session, &next_hash).await?;
     }
     tx.commit().await?;
-    accounts.sessions.purge(&accounts.context, at);
     accounts.sessions.answer(&session, &next, at).await
 }
 

@@ -1,19 +1,16 @@
 //! What sessions are made of in this process: their lives, keys, cookie and counters.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
-use posthaste::failure::chain;
 use posthaste_host::auth::{AccessClaims, TokenRules};
 use posthaste_host::http::ApiError;
 use posthaste_host::{ConfigError, ServiceContext, Settings};
 use serde::Serialize;
-use tokio::sync::Mutex;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -22,12 +19,6 @@ use crate::refresh_cookie::RefreshCookie;
 use crate::server_secret::ServerSecret;
 use crate::sessions_repository::Session;
 use crate::sign_tokens::TokenKeys;
-use crate::{attempts_repository, sessions_repository, signing_keys_repository};
-
-/// How often what has ended is removed.
-const PURGE: Duration = Duration::from_secs(60);
-/// How long an account that nobody tries is remembered.
-const REMEMBERED: TimeDelta = TimeDelta::days(7);
 
 /// How long things last.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +59,6 @@ pub(crate) struct Sessions {
     pub keys: TokenKeys,
     pub cookie: RefreshCookie,
     pub limiter: Limiter,
-    purged: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A token to call with.
@@ -96,7 +86,6 @@ impl Sessions {
             cookie: RefreshCookie::of(&context.settings),
             limiter: Limiter::new(context.store.clone(), context.cache.clone(), secret.clone()),
             secret,
-            purged: Arc::default(),
         })
     }
 
@@ -145,27 +134,5 @@ impl Sessions {
     pub fn farewell(&self) -> Response {
         let cookie: HeaderValue = self.cookie.clear();
         (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response()
-    }
-
-    /// Removes what has ended, at most once a minute, while the request goes on.
-    pub fn purge(&self, context: &ServiceContext, at: DateTime<Utc>) {
-        let (purged, store) = (self.purged.clone(), context.store.clone());
-        tokio::spawn(async move {
-            let Ok(mut last) = purged.try_lock() else {
-                return;
-            };
-            if last.is_some_and(|last| last.elapsed() < PURGE) {
-                return;
-            }
-            *last = Some(Instant::now());
-            let done = async {
-                sessions_repository::purge(&store, at).await?;
-                attempts_repository::purge(&store, at, at - REMEMBERED).await?;
-                signing_keys_repository::purge(&store, at).await
-            };
-            if let Err(error) = done.await {
-                tracing::warn!(error = chain(&error), "what has ended was not removed");
-            }
-        });
     }
 }

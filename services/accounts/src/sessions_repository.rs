@@ -200,16 +200,46 @@ pub(crate) async fn role_of(
     rows.first().map(|row| row.get("role")).transpose()
 }
 
-/// Drops what ended before `at`, spent refresh tokens included.
-pub(crate) async fn purge(store: &Store, at: DateTime<Utc>) -> Result<(), StoreError> {
-    for sql in [
-        "DELETE FROM revoked_tokens WHERE expires_at <= $1",
-        "DELETE FROM refresh_tokens WHERE session_id IN (SELECT id FROM sessions WHERE absolute_until <= $1)",
-        "DELETE FROM sessions WHERE absolute_until <= $1",
-    ] {
-        store.execute(sql, vec![store.dialect().time(at)]).await?;
+/// Drops at most `most` access tokens that were logged out and would have ended before `at`; answers whether there may
+/// be more.
+pub(crate) async fn purge_revoked(store: &Store, at: DateTime<Utc>, most: i64) -> Result<bool, StoreError> {
+    let dialect = store.dialect();
+    let sql = "SELECT token_id FROM revoked_tokens WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2";
+    let rows = store.query(sql, vec![dialect.time(at), most.into()]).await?;
+    let ids = rows.iter().map(|row| row.uuid("token_id"));
+    let ids = dialect.uuids(ids.collect::<Result<Vec<_>, _>>()?);
+    if !rows.is_empty() {
+        let sql = "DELETE FROM revoked_tokens WHERE token_id {in:$1}";
+        store.execute(sql, vec![ids]).await?;
     }
-    Ok(())
+    Ok(rows.len() as i64 == most)
+}
+
+/// Drops at most `most` refresh tokens of a session that ended before `at`, or sessions whose tokens are gone; answers
+/// whether there may be more.
+pub(crate) async fn purge(store: &Store, at: DateTime<Utc>, most: i64) -> Result<bool, StoreError> {
+    let dialect = store.dialect();
+    let sql = "SELECT id FROM sessions WHERE absolute_until <= $1 ORDER BY absolute_until LIMIT $2";
+    let rows = store.query(sql, vec![dialect.time(at), most.into()]).await?;
+    let ids = rows.iter().map(|row| row.uuid("id")).collect::<Result<Vec<_>, _>>()?;
+    if ids.is_empty() {
+        return Ok(false);
+    }
+    let sessions = dialect.uuids(ids);
+    let sql = "SELECT token_hash FROM refresh_tokens WHERE session_id {in:$1} LIMIT $2";
+    let tokens = store.query(sql, vec![sessions.clone(), most.into()]).await?;
+    if tokens.is_empty() {
+        // Nobody begins a token of a session that has ended.
+        store
+            .execute("DELETE FROM sessions WHERE id {in:$1}", vec![sessions])
+            .await?;
+        return Ok(rows.len() as i64 == most);
+    }
+    let hashes = tokens.iter().map(|row| row.get("token_hash"));
+    let hashes = dialect.texts(hashes.collect::<Result<Vec<String>, _>>()?);
+    let sql = "DELETE FROM refresh_tokens WHERE token_hash {in:$1}";
+    store.execute(sql, vec![hashes]).await?;
+    Ok(true)
 }
 
 fn read(row: &Row) -> Result<Session, StoreError> {

@@ -20,11 +20,8 @@ use store_message::StoreMessage;
 /// The service, for a host to run.
 pub fn service() -> Service {
     Service {
-        name: "messages",
         version: env!("CARGO_PKG_VERSION"),
-        migrations: MIGRATIONS,
-        commands: &[],
-        build,
+        ..Service::new("messages", build).with(MIGRATIONS)
     }
 }
 

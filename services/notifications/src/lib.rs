@@ -24,11 +24,8 @@ use record_foreign_events::{RecordForeignEvents, Recorded};
 /// The service, for a host to run.
 pub fn service() -> Service {
     Service {
-        name: "notifications",
         version: env!("CARGO_PKG_VERSION"),
-        migrations: MIGRATIONS,
-        commands: &[],
-        build,
+        ..Service::new("notifications", build).with(MIGRATIONS)
     }
 }
 

@@ -18,11 +18,8 @@ use process_order::{ProcessOrder, tell_failure};
 /// The service, for a host to run.
 pub fn service() -> Service {
     Service {
-        name: "orders",
         version: env!("CARGO_PKG_VERSION"),
-        migrations: MIGRATIONS,
-        commands: &[],
-        build,
+        ..Service::new("orders", build).with(MIGRATIONS)
     }
 }
 

@@ -294,10 +294,15 @@ async fn keys_are_published_before_they_sign_and_kept_until_their_tokens_end() -
     let old = kids().await?;
     // A month later the next one is made, and published for a while before it signs.
     house.age("signing_keys", "active_from", 31 * 24 * 3600).await?;
+    // So many refreshes in a minute would be refused.
+    let uncounted = async |pass: &Pass| -> Result<Pass> {
+        house.service.store().execute("DELETE FROM rate_limits", vec![]).await?;
+        Pass::of(&house.refresh(&pass.refresh).await?)
+    };
     let mut pass = house.login(ANN).await?;
     let deadline = std::time::Instant::now() + LIMIT;
     while kids().await?.len() < 2 {
-        pass = Pass::of(&house.refresh(&pass.refresh).await?)?;
+        pass = uncounted(&pass).await?;
         ensure!(std::time::Instant::now() < deadline, "no next key");
     }
     ensure!(
@@ -306,7 +311,7 @@ async fn keys_are_published_before_they_sign_and_kept_until_their_tokens_end() -
     );
     house.age("signing_keys", "active_from", 1000).await?;
     while part(&pass.access, 0)?["kid"] == old[0].as_str() {
-        pass = Pass::of(&house.refresh(&pass.refresh).await?)?;
+        pass = uncounted(&pass).await?;
         ensure!(std::time::Instant::now() < deadline, "no token under the next key");
     }
     let new = pass;
