@@ -4,6 +4,7 @@ mod administer_accounts;
 mod follow_order;
 mod follow_sign_up;
 mod inspect_dead_letters;
+mod keep_files_private;
 mod program;
 mod serve_and_stop;
 mod show_config;

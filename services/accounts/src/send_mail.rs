@@ -6,6 +6,7 @@ use std::time::Duration;
 use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Body, Mailbox, SinglePart};
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use posthaste::store::make_private_folder;
 use posthaste::{Failure, Handled, MessageId};
 use posthaste_host::{ConfigError, Settings};
 use tokio::io::AsyncWriteExt;
@@ -178,7 +179,8 @@ fn kind(error: &lettre::transport::smtp::Error) -> &'static str {
 
 /// Writes a file that only its owner reads, whole or not at all.
 async fn write(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    tokio::fs::create_dir_all(folder).await?;
+    let folder = folder.to_owned();
+    tokio::task::spawn_blocking(move || make_private_folder(&folder)).await??;
     let draft = path.with_extension("part");
     let mut options = tokio::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);

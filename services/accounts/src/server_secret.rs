@@ -10,6 +10,7 @@ use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use posthaste::Store;
+use posthaste::store::make_private_folder;
 use posthaste_host::http::IdempotencyKey;
 use posthaste_host::{ConfigError, Settings};
 use uuid::Uuid;
@@ -146,7 +147,7 @@ fn read_or_make(path: &Path) -> io::Result<String> {
         Err(error) => return Err(error),
     }
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+        make_private_folder(folder)?;
     }
     let draft = path.with_extension(format!("{}.part", Uuid::new_v4()));
     let secret = SecretToken::new().map_err(io::Error::other)?;

@@ -1,6 +1,5 @@
 //! What is particular to SQLite.
 
-use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 
 use super::postgres::Opened;
+use super::private_files::{make_private_file, make_private_folder};
 use super::{Class, Dialect, Pools, StoreError, StoreOptions};
 
 /// How long another process's lock is waited for.
@@ -28,7 +28,13 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
     }
     let path = connect.get_filename().to_owned();
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        make_folder(folder)?;
+        make_private_folder(folder)
+            .map_err(|error| StoreError::Url(format!("the folder {} cannot be made: {error}", folder.display())))?;
+    }
+    // SQLite would let everybody read it; its journals get the modes of the file.
+    if let Err(error) = make_private_file(&path) {
+        // It says so itself, with more about it, where somebody needs the file.
+        tracing::debug!(%error, path = %path.display(), "the file of the database was not made");
     }
     let connect = connect
         .create_if_missing(true)
@@ -88,11 +94,6 @@ async fn use_wal(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
             changed => return changed.map(drop),
         }
     }
-}
-
-fn make_folder(folder: &Path) -> Result<(), StoreError> {
-    std::fs::create_dir_all(folder)
-        .map_err(|error| StoreError::Url(format!("the folder {} cannot be made: {error}", folder.display())))
 }
 
 const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%f000Z','now')";
