@@ -50,6 +50,17 @@ async fn bury(program: &Program, message: Message) -> Result<()> {
     Ok(())
 }
 
+/// What the record of the accounts service says of `action` at the command line.
+async fn audited(program: &Program, action: &str) -> Result<Vec<String>> {
+    let url = format!("sqlite:{}", program.folder().join("data/posthaste.db").display());
+    let store = Store::open(&url, StoreOptions::default())?;
+    let sql = "SELECT detail FROM audit_events WHERE action = $1 AND actor = 'command line'";
+    let rows = store.query(sql, vec![action.into()]).await?;
+    let details = rows.iter().map(|row| Ok(row.get("detail")?)).collect();
+    store.close().await;
+    details
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_letter_is_listed_shown_replayed_and_discarded() -> Result<()> {
     let program = Program::new()?;
@@ -72,6 +83,9 @@ async fn a_dead_letter_is_listed_shown_replayed_and_discarded() -> Result<()> {
     ensure!(nobody.code == 1 && nobody.stderr.contains("--all"), "{nobody:?}");
     let replayed = program.run(&["dead-letters", "replay", &id], &[]).await?;
     ensure!(replayed.code == 0 && replayed.stdout == "replayed 1\n", "{replayed:?}");
+    // On record, once and with what it was; what came to nothing is not.
+    let told = audited(&program, "dead_letters.replay").await?;
+    ensure!(told == [format!("1 of any subscription {id}")], "{told:?}");
     let gone = program.run(&["dead-letters", "show", &id], &[]).await?;
     ensure!(gone.code == 1, "{gone:?}");
     Ok(())
@@ -93,5 +107,7 @@ async fn a_discarded_one_is_gone() -> Result<()> {
     );
     let again = program.run(&["dead-letters", "discard", "--all"], &[]).await?;
     ensure!(again.code == 1, "{again:?}");
+    let told = audited(&program, "dead_letters.discard").await?;
+    ensure!(told == ["1 of any subscription"], "{told:?}");
     Ok(())
 }

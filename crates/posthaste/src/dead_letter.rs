@@ -51,7 +51,18 @@ pub async fn list(store: &Store, selection: &Selection, limit: u32) -> Result<Ve
 /// # Errors
 /// When the database is away; then none was replayed.
 pub async fn replay(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
-    let count = dead_letter_rows::replay(store, selection).await?;
+    let mut tx = store.begin().await?;
+    let count = replay_in(&mut tx, selection).await?;
+    tx.commit().await?;
+    Ok(count)
+}
+
+/// As [`replay`], if and only if `tx` commits: for whoever records it.
+///
+/// # Errors
+/// When the database is away; `tx` is of no use then.
+pub async fn replay_in(tx: &mut Tx, selection: &Selection) -> Result<u64, StoreError> {
+    let count = dead_letter_rows::replay(tx, selection).await?;
     metrics::counter!(metric::REPLAYED, "posthaste_outcome" => "parked").increment(count);
     Ok(count)
 }
@@ -81,7 +92,18 @@ pub async fn replay_edited(store: &Store, letter: &DeadLetter, body: Vec<u8>) ->
 /// # Errors
 /// When the database is away; then none was discarded.
 pub async fn discard(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
-    dead_letter_rows::discard(store, selection).await
+    let tx = store.begin().await?;
+    let count = discard_in(&tx, selection).await?;
+    tx.commit().await?;
+    Ok(count)
+}
+
+/// As [`discard`], if and only if `tx` commits.
+///
+/// # Errors
+/// When the database is away; `tx` is of no use then.
+pub async fn discard_in(tx: &Tx, selection: &Selection) -> Result<u64, StoreError> {
+    dead_letter_rows::discard(tx, selection).await
 }
 
 /// Sets the gauges of dead letters by queue.

@@ -3,13 +3,13 @@
 use clap::{Args, Subcommand};
 use posthaste::dead_letter::{self, DeadLetter, Selection};
 use posthaste::failure::chain;
-use posthaste::{MessageId, Store, StoreError};
+use posthaste::{MessageId, Store, StoreError, Tx};
 use serde_json::{Value, json};
 
 use super::hide_secrets::hide_secrets;
 use super::{CliError, FileOption, choose, print};
 use crate::config::Sources;
-use crate::open_services::databases;
+use crate::open_services::{Database, databases};
 use crate::redact;
 use crate::service::Service;
 
@@ -124,22 +124,73 @@ impl DeadLetters {
             }
             Command::Replay { chosen } => {
                 let (selection, mut count) = (chosen.selection()?, 0);
-                for store in chosen.which.stores(services)? {
-                    let replayed = dead_letter::replay(&store, &selection).await;
-                    count += replayed.map_err(|error| explain(&store, &error))?;
+                for database in chosen.which.databases(services)? {
+                    let replayed = replay(&database, services, &selection).await;
+                    count += replayed.map_err(|error| explain(&database.store, &error))?;
                 }
                 report("replayed", count)
             }
             Command::Discard { chosen } => {
                 let (selection, mut count) = (chosen.selection()?, 0);
-                for store in chosen.which.stores(services)? {
-                    let discarded = dead_letter::discard(&store, &selection).await;
-                    count += discarded.map_err(|error| explain(&store, &error))?;
+                for database in chosen.which.databases(services)? {
+                    let discarded = discard(&database, services, &selection).await;
+                    count += discarded.map_err(|error| explain(&database.store, &error))?;
                 }
                 report("discarded", count)
             }
         }
     }
+}
+
+async fn replay(database: &Database, services: &[Service], selection: &Selection) -> Result<u64, StoreError> {
+    let mut tx = database.store.begin().await?;
+    let count = dead_letter::replay_in(&mut tx, selection).await?;
+    record(&tx, database, services, "dead_letters.replay", selection, count).await?;
+    tx.commit().await?;
+    Ok(count)
+}
+
+async fn discard(database: &Database, services: &[Service], selection: &Selection) -> Result<u64, StoreError> {
+    let tx = database.store.begin().await?;
+    let count = dead_letter::discard_in(&tx, selection).await?;
+    record(&tx, database, services, "dead_letters.discard", selection, count).await?;
+    tx.commit().await?;
+    Ok(count)
+}
+
+/// Most ids that a record names.
+const NAMED: usize = 20;
+
+/// Has the services on `database` that keep a record note what was done to `count` letters.
+async fn record(
+    tx: &Tx,
+    database: &Database,
+    services: &[Service],
+    action: &'static str,
+    selection: &Selection,
+    count: u64,
+) -> Result<(), StoreError> {
+    if count == 0 {
+        return Ok(());
+    }
+    let mut detail = format!("{count} of");
+    match &selection.subscription {
+        Some(subscription) => detail.push_str(&format!(" {subscription}")),
+        None => detail.push_str(" any subscription"),
+    }
+    for id in selection.ids.iter().take(NAMED) {
+        detail.push_str(&format!(" {id}"));
+    }
+    if selection.ids.len() > NAMED {
+        detail.push_str(" …");
+    }
+    let here = services
+        .iter()
+        .filter(|service| database.services.contains(&service.name));
+    for audit in here.filter_map(|service| service.audit) {
+        audit(tx, action, detail.clone()).await?;
+    }
+    Ok(())
 }
 
 fn report(what: &str, count: u64) -> Result<(), CliError> {
@@ -150,13 +201,15 @@ fn report(what: &str, count: u64) -> Result<(), CliError> {
 }
 
 impl Which {
-    fn stores(&self, services: &[Service]) -> Result<Vec<Store>, CliError> {
+    fn databases(&self, services: &[Service]) -> Result<Vec<Database>, CliError> {
         let config = self.file.load(Sources::new(), services)?;
         let names: Vec<String> = self.service.clone().into_iter().collect();
-        Ok(databases(&choose(services, &names)?, &config)?
-            .into_iter()
-            .map(|database| database.store)
-            .collect())
+        Ok(databases(&choose(services, &names)?, &config)?)
+    }
+
+    fn stores(&self, services: &[Service]) -> Result<Vec<Store>, CliError> {
+        let databases = self.databases(services)?.into_iter();
+        Ok(databases.map(|database| database.store).collect())
     }
 }
 

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sea_orm::Value;
 
-use super::{Row, Store, StoreError, Wake};
+use super::{Dialect, Row, Store, StoreError, Tx, Wake};
 use crate::dead_letter::{DeadLetter, Selection};
 use crate::envelope;
 
@@ -11,7 +11,7 @@ const COLUMNS: &str = "subscription, message_id, event_type, topic, message_key,
     first_failed_at, last_failed_at";
 
 /// The WHERE clause for `selection` and its values.
-fn chosen(store: &Store, selection: &Selection) -> (String, Vec<Value>) {
+fn chosen(dialect: Dialect, selection: &Selection) -> (String, Vec<Value>) {
     let mut clause = "status = 'dead'".to_owned();
     let mut values = Vec::new();
     if let Some(subscription) = &selection.subscription {
@@ -19,14 +19,14 @@ fn chosen(store: &Store, selection: &Selection) -> (String, Vec<Value>) {
         clause.push_str(&format!(" AND subscription = ${}", values.len()));
     }
     if !selection.ids.is_empty() {
-        values.push(store.dialect().uuids(selection.ids.iter().map(|id| id.0)));
+        values.push(dialect.uuids(selection.ids.iter().map(|id| id.0)));
         clause.push_str(&format!(" AND message_id {{in:${}}}", values.len()));
     }
     (clause, values)
 }
 
 pub(crate) async fn list(store: &Store, selection: &Selection, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
-    let (clause, mut values) = chosen(store, selection);
+    let (clause, mut values) = chosen(store.dialect(), selection);
     values.push(i64::from(limit).into());
     let sql = format!(
         "SELECT {COLUMNS} FROM inbox_messages WHERE {clause} ORDER BY last_failed_at DESC LIMIT ${}",
@@ -49,9 +49,8 @@ fn read(row: &Row) -> Result<DeadLetter, StoreError> {
 }
 
 /// Parks the chosen rows again, due now, with their attempts ahead of them.
-pub(crate) async fn replay(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
-    let (clause, values) = chosen(store, selection);
-    let mut tx = store.begin().await?;
+pub(crate) async fn replay(tx: &mut Tx, selection: &Selection) -> Result<u64, StoreError> {
+    let (clause, values) = chosen(tx.dialect(), selection);
     // Whoever replays it wants it handled, however late.
     let sql = format!(
         "SELECT subscription, message_id, headers FROM inbox_messages WHERE {clause} AND headers LIKE '%expirytime%'"
@@ -65,18 +64,17 @@ pub(crate) async fn replay(store: &Store, selection: &Selection) -> Result<u64, 
     let sql = format!("UPDATE inbox_messages SET status = 'parked', attempts = 0, due_at = {{now}} WHERE {clause}");
     let count = tx.execute(&sql, values).await?;
     tx.wake_after_commit(Wake::PARKED);
-    tx.commit().await?;
     Ok(count)
 }
 
-pub(crate) async fn discard(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
-    let (clause, values) = chosen(store, selection);
+pub(crate) async fn discard(tx: &Tx, selection: &Selection) -> Result<u64, StoreError> {
+    let (clause, values) = chosen(tx.dialect(), selection);
     // Kept as a mark, so that a late duplicate of what was thrown away does not come to life.
     let sql = format!(
         "UPDATE inbox_messages SET status = 'processed', processed_at = {{now}}, due_at = NULL, parked_seq = NULL, \
          body = NULL, headers = NULL WHERE {clause}"
     );
-    store.execute(&sql, values).await
+    tx.execute(&sql, values).await
 }
 
 /// How many dead letters each queue has.
