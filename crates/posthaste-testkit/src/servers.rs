@@ -2,7 +2,7 @@
 //!
 //! [`postgres`], [`mysql`], [`rabbitmq`], [`kafka`] and [`redis`] hand out the servers that all tests share, from `POSTGRES_URL`
 //! and so on when those are set (as `cargo xtask test` does) and started on the spot otherwise; they then run until
-//! `cargo xtask services down`. A test that needs to break its server takes a [`PrivatePostgres`], [`PrivateMysql`],
+//! `cargo xtask services down`. A test that needs queues of its own takes a [`TestVhost`]. A test that needs to break its server takes a [`PrivatePostgres`], [`PrivateMysql`],
 //! [`PrivateRabbitmq`], [`PrivateKafka`] or [`PrivateRedis`].
 
 mod find_kafka;
@@ -23,6 +23,7 @@ mod rabbitmq_node;
 mod redis_server;
 mod remove_orphans;
 pub mod test_database;
+mod test_vhost;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ pub use private_mysql::PrivateMysql;
 pub use private_postgres::PrivatePostgres;
 pub use private_rabbitmq::PrivateRabbitmq;
 pub use private_redis::PrivateRedis;
+pub use test_vhost::TestVhost;
 
 use postgres_instance::{Instance, Shutdown};
 use rabbitmq_node::Node;

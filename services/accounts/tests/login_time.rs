@@ -3,19 +3,34 @@
 #[path = "sessions/house.rs"]
 #[expect(dead_code, reason = "shared with the tests that need all of it")]
 mod house;
+#[path = "stage/mod.rs"]
+#[expect(dead_code, reason = "shared with the tests that need all of it")]
+mod stage;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
 use house::{House, OTHER_PASSWORD};
+use stage::{Stack, Stage};
+
+const STACK: Stack = Stack::Embedded;
 
 /// A difference that is there shows in each of so many rounds; noise of the machine does not.
 const ROUNDS: usize = 3;
 
 #[tokio::test]
 async fn an_unknown_user_takes_as_long_as_a_known_one() -> Result<()> {
-    let house = House::alone(&[("TRUSTED_PROXIES", "127.0.0.1")]).await?;
+    // One after the other: they must not disturb each other.
+    for stage in [Stage::open().await?, Stage::on_servers().await?] {
+        alike_on(&stage).await?;
+        stage.finish().await?;
+    }
+    Ok(())
+}
+
+async fn alike_on(stage: &Stage) -> Result<()> {
+    let house = House::open_with(stage, &[("TRUSTED_PROXIES", "127.0.0.1")]).await?;
     house.user("ann@example.com").await?;
     let mut seen = Vec::new();
     for round in 0..ROUNDS {

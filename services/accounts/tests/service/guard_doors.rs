@@ -1,20 +1,21 @@
 //! Who may do what where the guard is not open.
 
 use anyhow::{Context, Result};
-use posthaste_testkit::{Reply, TestDatabase, on_each_database};
+use posthaste_testkit::Reply;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::mailbox::{Accounts, PASSWORD};
 use crate::manage_users::{USERS, user};
+use crate::stage::Stage;
 
-on_each_database!(
+on_each_stage!(
     management_is_for_administrators_and_the_user_itself,
     strangers_see_only_whether_an_address_is_confirmed,
 );
 
-async fn guarded(database: &TestDatabase) -> Result<Accounts> {
-    Accounts::start_with(database, &[("POSTHASTE_AUTH", "enforced")]).await
+async fn guarded(stage: &Stage) -> Result<Accounts> {
+    Accounts::start_with(stage, &[("POSTHASTE_AUTH", "enforced")]).await
 }
 
 /// Somebody with an account: the id and an access token.
@@ -49,8 +50,8 @@ async fn ask(
     accounts.service.send(method, path, &headers, body).await
 }
 
-async fn management_is_for_administrators_and_the_user_itself(database: TestDatabase) -> Result<()> {
-    let accounts = guarded(&database).await?;
+async fn management_is_for_administrators_and_the_user_itself(stage: Stage) -> Result<()> {
+    let accounts = guarded(&stage).await?;
     let (ann_id, ann) = enter(&accounts, "ann@example.com", "user").await?;
     let (_, bob) = enter(&accounts, "bob@example.com", "user").await?;
     let (_, admin) = enter(&accounts, "admin@example.com", "admin").await?;
@@ -111,8 +112,8 @@ async fn management_is_for_administrators_and_the_user_itself(database: TestData
     accounts.stop().await
 }
 
-async fn strangers_see_only_whether_an_address_is_confirmed(database: TestDatabase) -> Result<()> {
-    let accounts = guarded(&database).await?;
+async fn strangers_see_only_whether_an_address_is_confirmed(stage: Stage) -> Result<()> {
+    let accounts = guarded(&stage).await?;
     let (_, other) = enter(&accounts, "other@example.com", "user").await?;
     let (_, admin) = enter(&accounts, "admin@example.com", "admin").await?;
     let reply = accounts.sign_up("ann@example.com").await?;

@@ -1,84 +1,20 @@
 //! What nobody may see, and what strangers may not find out.
 
 use anyhow::{Context, Result};
-use posthaste::store::Dialect;
-use posthaste_testkit::{RunningService, TestDatabase, on_each_database};
 use serde_json::json;
 
 use crate::mailbox::{Accounts, PASSWORD, signup};
+use crate::stage::{self, Stage};
 
-on_each_database!(
+on_each_stage!(
     no_password_and_no_token_is_kept_anywhere,
     a_registration_tells_nothing_about_the_address,
     a_repeated_key_is_no_way_to_try_passwords,
     links_lead_where_the_configuration_says,
 );
 
-/// Every row of every table, as one text.
-async fn everything(service: &RunningService) -> Result<String> {
-    let mut all = String::new();
-    for table in [
-        "users",
-        "audit_events",
-        "outbox_messages",
-        "queue_messages",
-        "inbox_messages",
-        "idempotency_keys",
-    ] {
-        let text = match service.store().dialect() {
-            Dialect::Postgres => format!("SELECT CAST(t AS text) AS line FROM {table} t"),
-            Dialect::Sqlite | Dialect::Mysql => {
-                let columns = columns(service, table).await?;
-                let cast = |column: &String| match service.store().dialect() {
-                    Dialect::Mysql => format!("COALESCE(CONVERT({column} USING utf8mb4), '')"),
-                    _ => format!("COALESCE(CAST({column} AS TEXT), '')"),
-                };
-                let parts: Vec<String> = columns.iter().map(cast).collect();
-                match service.store().dialect() {
-                    Dialect::Mysql => format!("SELECT CONCAT_WS(' ', {}) AS line FROM {table}", parts.join(", ")),
-                    _ => format!("SELECT {} AS line FROM {table}", parts.join(" || ' ' || ")),
-                }
-            }
-        };
-        for row in service.store().query(&text, vec![]).await? {
-            all.push_str(&row.get::<String>("line")?);
-            all.push('\n');
-        }
-        // Bytes are shown as digits above.
-        if columns_have_body(table) {
-            for row in service
-                .store()
-                .query(&format!("SELECT body FROM {table}"), vec![])
-                .await?
-            {
-                all.push_str(&String::from_utf8_lossy(
-                    &row.get::<Option<Vec<u8>>>("body")?.unwrap_or_default(),
-                ));
-                all.push('\n');
-            }
-        }
-    }
-    Ok(all)
-}
-
-fn columns_have_body(table: &str) -> bool {
-    ["outbox_messages", "queue_messages", "inbox_messages"].contains(&table)
-}
-
-async fn columns(service: &RunningService, table: &str) -> Result<Vec<String>> {
-    let sql = match service.store().dialect() {
-        Dialect::Sqlite => format!("SELECT name FROM pragma_table_info('{table}')"),
-        _ => format!(
-            "SELECT COLUMN_NAME AS name FROM information_schema.COLUMNS \
-             WHERE TABLE_NAME = '{table}' AND TABLE_SCHEMA = DATABASE()"
-        ),
-    };
-    let rows = service.store().query(&sql, vec![]).await?;
-    Ok(rows.iter().map(|row| row.get("name")).collect::<Result<_, _>>()?)
-}
-
-async fn no_password_and_no_token_is_kept_anywhere(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn no_password_and_no_token_is_kept_anywhere(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let service = &accounts.service;
     let key = [("Idempotency-Key", "k")];
     assert_eq!(
@@ -96,12 +32,11 @@ async fn no_password_and_no_token_is_kept_anywhere(database: TestDatabase) -> Re
     // A message with a password in it is none of ours; it is given up at once.
     let foreign = br#"{"user_id":"01a1fe2f-4398-7518-bd75-79dc635da6ab","email":"eve@example.com","first_name":"E",
         "last_name":"V","password":"plain","requested_at":"2026-11-21T00:00:00Z"}"#;
-    let sql = "INSERT INTO queue_messages (topic, body) VALUES ('user_onboarding_queue', $1)";
-    service.store().execute(sql, vec![foreign.to_vec().into()]).await?;
+    accounts.put("user_onboarding_queue", foreign).await?;
     accounts.count_is("inbox_messages WHERE status = 'dead'", 1).await?;
     assert_eq!(service.count("users").await?, 2);
 
-    let everything = everything(service).await?;
+    let everything = stage::everything(service.store()).await?;
     assert!(everything.contains("bob@example.com"), "the search finds what is there");
     let base64 = "cGx1bWJlciBvdHRlciB2aXZpZCBjYW5hb";
     for secret in [PASSWORD, base64, &mail.token()?] {
@@ -126,8 +61,8 @@ async fn no_password_and_no_token_is_kept_anywhere(database: TestDatabase) -> Re
     accounts.stop().await
 }
 
-async fn a_registration_tells_nothing_about_the_address(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn a_registration_tells_nothing_about_the_address(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let new = accounts.register("ann@example.com").await?;
     let mail = accounts.mail_to("ann@example.com", 1).await?;
     assert!(mail.text.contains("/verify-email#token="));
@@ -174,8 +109,8 @@ async fn a_registration_tells_nothing_about_the_address(database: TestDatabase) 
     accounts.stop().await
 }
 
-async fn a_repeated_key_is_no_way_to_try_passwords(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn a_repeated_key_is_no_way_to_try_passwords(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let key = [("Idempotency-Key", "k")];
     let first = accounts
         .service
@@ -197,8 +132,8 @@ async fn a_repeated_key_is_no_way_to_try_passwords(database: TestDatabase) -> Re
     accounts.stop().await
 }
 
-async fn links_lead_where_the_configuration_says(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn links_lead_where_the_configuration_says(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let headers = [
         ("Content-Type", "application/json"),
         ("X-Forwarded-Host", "evil.example"),
@@ -230,7 +165,7 @@ async fn links_lead_where_the_configuration_says(database: TestDatabase) -> Resu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn weak_hashing_is_refused_at_the_start() -> Result<()> {
-    let database = TestDatabase::sqlite()?;
+    let stage = Stage::open().await?;
     for (memory, passes) in [
         ("19455", "2"),
         ("19456", "1"),
@@ -239,7 +174,7 @@ async fn weak_hashing_is_refused_at_the_start() -> Result<()> {
         ("4294967295", "0"),
     ] {
         let settings = [("PASSWORD_HASH_MEMORY_KIB", memory), ("PASSWORD_HASH_PASSES", passes)];
-        let refused = Accounts::start_with(&database, &settings)
+        let refused = Accounts::start_with(&stage, &settings)
             .await
             .err()
             .context("it has started")?;
@@ -250,7 +185,7 @@ async fn weak_hashing_is_refused_at_the_start() -> Result<()> {
         );
     }
     let other = [("PASSWORD_HASH_MEMORY_KIB", "47104"), ("PASSWORD_HASH_PASSES", "1")];
-    let accounts = Accounts::start_with(&database, &other).await?;
+    let accounts = Accounts::start_with(&stage, &other).await?;
     assert_eq!(accounts.sign_up("ann@example.com").await?.status, 201);
     let strong = "users WHERE password_hash LIKE '$argon2id$v=19$m=47104,t=1,p=1$%'";
     assert_eq!(accounts.service.count(strong).await?, 1);

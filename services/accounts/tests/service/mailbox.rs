@@ -1,12 +1,13 @@
 //! The service with a mailbox of its own, and what a person does with both.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use posthaste_testkit::{Reply, RunningService, TestDatabase, wait_until};
+use posthaste_testkit::{Reply, RunningService, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::stage::{self, Stage, Surroundings};
 
 pub const LIMIT: Duration = Duration::from_secs(20);
 pub const PASSWORD: &str = "plumber otter vivid canal";
@@ -15,6 +16,7 @@ pub const PASSWORD: &str = "plumber otter vivid canal";
 pub struct Accounts {
     pub service: RunningService,
     pub mail: TempDir,
+    pub around: Surroundings,
 }
 
 /// A mail as it lies in the folder.
@@ -36,14 +38,27 @@ impl Mail {
 }
 
 impl Accounts {
-    pub async fn start(database: &TestDatabase) -> Result<Self> {
-        Self::start_with(database, &[]).await
+    pub async fn start(stage: &Stage) -> Result<Self> {
+        Self::start_with(stage, &[]).await
     }
 
-    pub async fn start_with(database: &TestDatabase, settings: &[(&str, &str)]) -> Result<Self> {
+    pub async fn start_with(stage: &Stage, settings: &[(&str, &str)]) -> Result<Self> {
         let mail = tempfile::tempdir()?;
-        let service = start_in(mail.path(), database, settings).await?;
-        Ok(Self { service, mail })
+        Self::start_in(mail, stage, settings).await
+    }
+
+    /// With the mail that is in `mail` already.
+    pub async fn start_in(mail: TempDir, stage: &Stage, settings: &[(&str, &str)]) -> Result<Self> {
+        let folder = mail.path().to_str().context("a path")?;
+        let own = [
+            ("MAIL_DIR", folder),
+            ("ACCOUNTS_SECRET", "a secret of the tests and of nothing else"),
+            ("PUBLIC_URL", "https://accounts.example/"),
+        ];
+        let around = stage.surroundings();
+        let settings = [&own, around.settings().as_slice(), settings].concat();
+        let service = RunningService::start_with(accounts::service(), stage.database(), &settings).await?;
+        Ok(Self { service, mail, around })
     }
 
     pub async fn stop(self) -> Result<()> {
@@ -99,34 +114,18 @@ impl Accounts {
 
     /// Waits until everything that was asked for is worked off.
     pub async fn settled(&self) -> Result<()> {
-        let sql = "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') \
-            + (SELECT COUNT(*) FROM inbox_messages WHERE status = 'parked') \
-            + (SELECT COUNT(*) FROM queue_messages WHERE topic IN ('user_onboarding_queue', 'user_mail_queue')) AS n";
-        wait_until("the sign-ups to be worked off", LIMIT, || async {
-            let rows = self.service.store().query(sql, vec![]).await.ok()?;
-            (rows.first()?.get::<i64>("n").ok()? == 0).then_some(())
-        })
-        .await
+        stage::settled(self.service.store()).await
     }
 
     /// The bodies of what was published to `topic`.
     pub async fn told(&self, topic: &str) -> Result<Vec<Value>> {
-        let sql = "SELECT body FROM queue_messages WHERE topic = $1 ORDER BY seq";
-        let rows = self.service.store().query(sql, vec![topic.into()]).await?;
-        rows.iter()
-            .map(|row| Ok(serde_json::from_slice(&row.get::<Vec<u8>>("body")?)?))
-            .collect()
+        self.around.told(self.service.store(), topic).await
     }
-}
 
-pub async fn start_in(mail: &Path, database: &TestDatabase, settings: &[(&str, &str)]) -> Result<RunningService> {
-    let folder = mail.to_str().context("a path")?;
-    let own = [
-        ("MAIL_DIR", folder),
-        ("ACCOUNTS_SECRET", "a secret of the tests and of nothing else"),
-        ("PUBLIC_URL", "https://accounts.example/"),
-    ];
-    RunningService::start_with(accounts::service(), database, &[&own, settings].concat()).await
+    /// Puts `body` into the queue `topic` by hand, without an id.
+    pub async fn put(&self, topic: &str, body: &[u8]) -> Result<()> {
+        self.around.put(self.service.store(), topic, body.to_vec()).await
+    }
 }
 
 pub fn signup(email: &str) -> Value {

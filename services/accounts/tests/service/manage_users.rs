@@ -1,12 +1,13 @@
 //! Users made, read, changed and deleted by hand.
 
 use anyhow::{Context, Result, ensure};
-use posthaste_testkit::{Reply, TestDatabase, on_each_database};
+use posthaste_testkit::Reply;
 use serde_json::{Value, json};
 
 use crate::mailbox::Accounts;
+use crate::stage::Stage;
 
-on_each_database!(
+on_each_stage!(
     a_user_is_made_read_changed_and_deleted,
     an_address_is_one_user_and_free_after_deletion,
     of_two_changes_to_one_version_the_first_counts,
@@ -41,8 +42,8 @@ async fn made(accounts: &Accounts, email: &str) -> Result<String> {
     Ok(format!("{USERS}/{id}"))
 }
 
-async fn a_user_is_made_read_changed_and_deleted(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn a_user_is_made_read_changed_and_deleted(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let body = json!({"email": "Ann@Example.com", "first_name": "Ann", "last_name": "Lee", "bio": "line\nline", "is_active": true});
     let made = accounts.service.post(USERS, &body).await?;
     assert_eq!(made.status, 201, "{made:?}");
@@ -112,8 +113,8 @@ async fn a_user_is_made_read_changed_and_deleted(database: TestDatabase) -> Resu
     accounts.stop().await
 }
 
-async fn an_address_is_one_user_and_free_after_deletion(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn an_address_is_one_user_and_free_after_deletion(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let path = made(&accounts, "ann@example.com").await?;
     let again = accounts.service.post(USERS, &user("ANN@example.com")).await?;
     assert_eq!(again.status, 409, "{again:?}");
@@ -130,8 +131,8 @@ async fn an_address_is_one_user_and_free_after_deletion(database: TestDatabase) 
     accounts.stop().await
 }
 
-async fn of_two_changes_to_one_version_the_first_counts(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn of_two_changes_to_one_version_the_first_counts(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let path = made(&accounts, "ann@example.com").await?;
     let read = accounts.service.get(&path).await?;
     let etag = [("If-Match", read.header("etag").context("an ETag")?)];
@@ -164,8 +165,8 @@ async fn of_two_changes_to_one_version_the_first_counts(database: TestDatabase) 
     accounts.stop().await
 }
 
-async fn the_list_is_newest_first_in_pages(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn the_list_is_newest_first_in_pages(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     for n in 0..7 {
         made(&accounts, &format!("u{n}@example.com")).await?;
     }
@@ -216,8 +217,8 @@ async fn the_list_is_newest_first_in_pages(database: TestDatabase) -> Result<()>
     accounts.stop().await
 }
 
-async fn every_change_is_told_and_recorded_once(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn every_change_is_told_and_recorded_once(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let path = made(&accounts, "ann@example.com").await?;
     put(&accounts, &path, &json!({"first_name": "Eve"}), &[]).await?;
     delete(&accounts, &path).await?;
@@ -248,8 +249,8 @@ async fn every_change_is_told_and_recorded_once(database: TestDatabase) -> Resul
     accounts.stop().await
 }
 
-async fn a_repeat_with_the_same_key_makes_no_second_user(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn a_repeat_with_the_same_key_makes_no_second_user(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let key = [("Idempotency-Key", "\"k-1\"")];
     let first = accounts
         .service

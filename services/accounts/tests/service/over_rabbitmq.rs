@@ -11,7 +11,8 @@ use posthaste_testkit::servers::{PostgresUrl, PrivatePostgres, PrivateRabbitmq};
 use posthaste_testkit::{TestDatabase, wait_until};
 use serde_json::Value;
 
-use crate::mailbox::{Accounts, start_in};
+use crate::mailbox::Accounts;
+use crate::stage::Stage;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const QUEUE: &str = "user_onboarding_queue";
@@ -36,9 +37,9 @@ async fn is_shown(accounts: &Accounts, id: &str) -> Result<Value> {
 async fn with_the_database_away_sign_ups_are_taken_and_settled_later() -> Result<()> {
     let server = PrivatePostgres::launch(24_100).await?;
     let rabbitmq = PrivateRabbitmq::launch(24_120).await?;
-    let database = TestDatabase::on(PostgresUrl::parse(server.url())?).await?;
+    let stage = Stage::of(TestDatabase::on(PostgresUrl::parse(server.url())?).await?);
     let url = rabbitmq.url();
-    let accounts = Accounts::start_with(&database, &[("BROKER_URL", &url)]).await?;
+    let accounts = Accounts::start_with(&stage, &[("BROKER_URL", &url)]).await?;
     assert_eq!(accounts.sign_up("before@example.com").await?.status, 201);
     accounts.mail_to("before@example.com", 1).await?;
     server.kill9().await?;
@@ -75,8 +76,8 @@ async fn with_the_database_away_sign_ups_are_taken_and_settled_later() -> Result
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_reads_in_time_is_a_dead_letter_and_can_be_replayed() -> Result<()> {
     let rabbitmq = PrivateRabbitmq::launch(24_140).await?;
-    let (database, url) = (TestDatabase::postgres().await?, rabbitmq.url());
-    let accounts = Accounts::start_with(&database, &[("BROKER_URL", &url)]).await?;
+    let (stage, url) = (Stage::of(TestDatabase::postgres().await?), rabbitmq.url());
+    let accounts = Accounts::start_with(&stage, &[("BROKER_URL", &url)]).await?;
     accounts.sign_up("ann@example.com").await?;
     accounts.mail_to("ann@example.com", 1).await?;
     let mail = accounts.mail;
@@ -121,8 +122,7 @@ async fn what_nobody_reads_in_time_is_a_dead_letter_and_can_be_replayed() -> Res
     })
     .await?;
 
-    let service = start_in(mail.path(), &database, &[("BROKER_URL", &url)]).await?;
-    let accounts = Accounts { service, mail };
+    let accounts = Accounts::start_in(mail, &stage, &[("BROKER_URL", &url)]).await?;
     accounts.count_is("inbox_messages WHERE status = 'dead'", 1).await?;
     let letters = dead_letter::list(accounts.service.store(), &Selection::default(), 10).await?;
     let letter = letters.first().context("a dead letter")?;
@@ -142,8 +142,8 @@ async fn what_nobody_reads_in_time_is_a_dead_letter_and_can_be_replayed() -> Res
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_outlives_its_broker() -> Result<()> {
     let rabbitmq = PrivateRabbitmq::launch(24_160).await?;
-    let (database, url) = (TestDatabase::sqlite()?, rabbitmq.url());
-    let accounts = Accounts::start_with(&database, &[("BROKER_URL", &url)]).await?;
+    let (stage, url) = (Stage::of(TestDatabase::sqlite()?), rabbitmq.url());
+    let accounts = Accounts::start_with(&stage, &[("BROKER_URL", &url)]).await?;
     accounts.sign_up("before@example.com").await?;
     accounts.mail_to("before@example.com", 1).await?;
     rabbitmq.kill9().await?;

@@ -4,18 +4,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
-use posthaste_testkit::{TestDatabase, on_each_database};
 
 use crate::mailbox::Accounts;
+use crate::stage::Stage;
 
-on_each_database!(what_is_no_sign_up_is_given_up_at_once,);
+on_each_stage!(what_is_no_sign_up_is_given_up_at_once,);
 
 /// A hash takes tens of milliseconds of a core; a hundred at once are more than two seconds have room for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_too_long_for_a_hash_is_asked_to_come_again() -> Result<()> {
-    let database = TestDatabase::sqlite()?;
+    let stage = Stage::open().await?;
     // Sixteen passes make sure that there is not.
-    let accounts = Accounts::start_with(&database, &[("PASSWORD_HASH_PASSES", "16")]).await?;
+    let accounts = Accounts::start_with(&stage, &[("PASSWORD_HASH_PASSES", "16")]).await?;
     let flood = async {
         let emails: Vec<String> = (0..100).map(|n| format!("u{n}@example.com")).collect();
         join_all(emails.iter().map(|email| accounts.sign_up(email))).await
@@ -50,8 +50,8 @@ async fn who_waits_too_long_for_a_hash_is_asked_to_come_again() -> Result<()> {
     accounts.stop().await
 }
 
-async fn what_is_no_sign_up_is_given_up_at_once(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn what_is_no_sign_up_is_given_up_at_once(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let good = r#""user_id":"01a1fe2f-4398-7518-bd75-79dc635da6ab","first_name":"A","last_name":"B","requested_at":"2026-11-21T00:00:00Z""#;
     let bodies = [
         "".to_owned(),
@@ -75,12 +75,7 @@ async fn what_is_no_sign_up_is_given_up_at_once(database: TestDatabase) -> Resul
     for (n, body) in bodies.into_iter().enumerate() {
         // The user's id is the message's where it has none.
         let body = body.replace("79dc635da6ab", &format!("79dc635da6{n:02}"));
-        let sql = "INSERT INTO queue_messages (topic, body) VALUES ('user_onboarding_queue', $1)";
-        accounts
-            .service
-            .store()
-            .execute(sql, vec![body.into_bytes().into()])
-            .await?;
+        accounts.put("user_onboarding_queue", body.as_bytes()).await?;
     }
     accounts
         .count_is("inbox_messages WHERE status = 'dead' AND attempts = 0", count)

@@ -1,13 +1,14 @@
 //! Nothing that breaks a rule is taken in, and the answer says what is wrong without anybody's inside.
 
 use anyhow::{Context, Result};
-use posthaste_testkit::{TestDatabase, on_each_database};
+
 use serde_json::{Value, json};
 
 use crate::mailbox::{Accounts, PASSWORD, signup};
 use crate::manage_users::{USERS, put, user};
+use crate::stage::Stage;
 
-on_each_database!(
+on_each_stage!(
     bad_sign_ups_are_refused_and_leave_nothing,
     bad_users_are_refused_and_leave_nothing,
     bad_paths_and_pages_are_refused,
@@ -89,8 +90,8 @@ fn bad_bodies() -> Vec<(u16, Vec<u8>)> {
     ]
 }
 
-async fn bad_sign_ups_are_refused_and_leave_nothing(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn bad_sign_ups_are_refused_and_leave_nothing(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let service = &accounts.service;
     for path in ["/signup", "/api/v1/auth/register"] {
         for (member, value) in bad_members() {
@@ -154,8 +155,8 @@ async fn bad_sign_ups_are_refused_and_leave_nothing(database: TestDatabase) -> R
     accounts.stop().await
 }
 
-async fn bad_users_are_refused_and_leave_nothing(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn bad_users_are_refused_and_leave_nothing(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let service = &accounts.service;
     let more = [
         ("first_name", json!("x".repeat(51))),
@@ -190,8 +191,8 @@ async fn bad_users_are_refused_and_leave_nothing(database: TestDatabase) -> Resu
     accounts.stop().await
 }
 
-async fn bad_paths_and_pages_are_refused(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn bad_paths_and_pages_are_refused(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let service = &accounts.service;
     for query in [
         "limit=0",

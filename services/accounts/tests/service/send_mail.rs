@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use posthaste_testkit::{TestDatabase, wait_until};
+use posthaste_testkit::wait_until;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::mailbox::{Accounts, LIMIT};
+use crate::stage::Stage;
 
 /// A mail server that keeps what it takes.
 struct Server {
@@ -76,8 +77,8 @@ async fn mail_goes_through_the_server_also_one_that_comes_later() -> Result<()> 
         ("SMTP_URL", url.as_str()),
         ("MAIL_FROM", "Accounts <hello@example.com>"),
     ];
-    let database = TestDatabase::sqlite()?;
-    let accounts = Accounts::start_with(&database, &settings).await?;
+    let stage = Stage::open().await?;
+    let accounts = Accounts::start_with(&stage, &settings).await?;
     assert_eq!(accounts.sign_up("ann@example.com").await?.status, 201);
     let mail = wait_until("the mail", LIMIT, || async { server.mails().first().cloned() }).await?;
     for line in [

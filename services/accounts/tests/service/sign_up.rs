@@ -1,19 +1,20 @@
 //! Signing up, from the form to the confirmed address.
 
 use anyhow::{Context, Result};
-use posthaste_testkit::{TestDatabase, on_each_database};
+
 use serde_json::json;
 
 use crate::mailbox::Accounts;
+use crate::stage::Stage;
 
-on_each_database!(
+on_each_stage!(
     a_user_signs_up_and_confirms_the_address,
     one_address_is_one_user_however_it_is_written,
     many_at_once_make_one_user,
 );
 
-async fn a_user_signs_up_and_confirms_the_address(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn a_user_signs_up_and_confirms_the_address(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let service = &accounts.service;
     let reply = accounts.sign_up("Ann@Example.com").await?;
     assert_eq!(reply.status, 201, "{reply:?}");
@@ -54,8 +55,8 @@ async fn a_user_signs_up_and_confirms_the_address(database: TestDatabase) -> Res
     accounts.stop().await
 }
 
-async fn one_address_is_one_user_however_it_is_written(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn one_address_is_one_user_however_it_is_written(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     assert_eq!(accounts.sign_up("ann@b\u{fc}cher.example").await?.status, 201);
     for again in [
         "ANN@b\u{fc}cher.example",
@@ -75,8 +76,8 @@ async fn one_address_is_one_user_however_it_is_written(database: TestDatabase) -
     accounts.stop().await
 }
 
-async fn many_at_once_make_one_user(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn many_at_once_make_one_user(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let attempts = (0..12).map(|n| {
         let email = if n % 2 == 0 {
             "ann@example.com"

@@ -2,20 +2,21 @@
 
 use anyhow::{Context, Result, ensure};
 use posthaste::dead_letter::{self, Selection};
-use posthaste_testkit::{TestDatabase, on_each_database, wait_until};
+use posthaste_testkit::wait_until;
 use serde_json::json;
 
 use crate::mailbox::{Accounts, LIMIT};
+use crate::stage::Stage;
 
-on_each_database!(
+on_each_stage!(
     a_transient_failure_is_tried_again_and_ends_well,
     what_comes_again_has_no_second_effect,
     what_was_given_up_can_be_replayed,
     a_token_is_good_for_one_user_one_use_and_a_day,
 );
 
-async fn a_transient_failure_is_tried_again_and_ends_well(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn a_transient_failure_is_tried_again_and_ends_well(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let service = &accounts.service;
     // The worker cannot write what it has to tell.
     service
@@ -41,8 +42,8 @@ async fn a_transient_failure_is_tried_again_and_ends_well(database: TestDatabase
     accounts.stop().await
 }
 
-async fn what_comes_again_has_no_second_effect(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn what_comes_again_has_no_second_effect(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let service = &accounts.service;
     accounts.sign_up("ann@example.com").await?;
     accounts.mail_to("ann@example.com", 1).await?;
@@ -60,12 +61,10 @@ async fn what_comes_again_has_no_second_effect(database: TestDatabase) -> Result
         .first()
         .context("a message")?
         .get("body")?;
-    let sql = "INSERT INTO queue_messages (topic, body) VALUES ('user_onboarding_queue', $1)";
-    service.store().execute(sql, vec![body.into()]).await?;
+    accounts.put("user_onboarding_queue", &body).await?;
     let mail = accounts.mail;
     accounts.service.stop().await?;
-    let service = crate::mailbox::start_in(mail.path(), &database, &[]).await?;
-    let accounts = Accounts { service, mail };
+    let accounts = Accounts::start_in(mail, &stage, &[]).await?;
     accounts
         .count_is("inbox_messages WHERE subscription = 'accounts.onboard_user'", 2)
         .await?;
@@ -76,12 +75,9 @@ async fn what_comes_again_has_no_second_effect(database: TestDatabase) -> Result
     accounts.stop().await
 }
 
-async fn what_was_given_up_can_be_replayed(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start_with(
-        &database,
-        &[("ONBOARDING_ATTEMPTS", "4"), ("ONBOARDING_RETRY_MS", "200")],
-    )
-    .await?;
+async fn what_was_given_up_can_be_replayed(stage: Stage) -> Result<()> {
+    let accounts =
+        Accounts::start_with(&stage, &[("ONBOARDING_ATTEMPTS", "4"), ("ONBOARDING_RETRY_MS", "200")]).await?;
     let service = &accounts.service;
     service
         .refuse_rows("outbox_messages", "topic", "user_mail_queue")
@@ -98,8 +94,8 @@ async fn what_was_given_up_can_be_replayed(database: TestDatabase) -> Result<()>
     accounts.stop().await
 }
 
-async fn a_token_is_good_for_one_user_one_use_and_a_day(database: TestDatabase) -> Result<()> {
-    let accounts = Accounts::start(&database).await?;
+async fn a_token_is_good_for_one_user_one_use_and_a_day(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
     let service = &accounts.service;
     let verify = "/api/v1/auth/verify-email";
     let mut ids = Vec::new();

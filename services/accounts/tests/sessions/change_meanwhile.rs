@@ -1,25 +1,26 @@
 //! What was true when a request began is not when it is carried out.
 
 use anyhow::{Context, Result, ensure};
-use posthaste_testkit::{TestDatabase, on_each_database};
+
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::house::{House, LIMIT, OTHER_PASSWORD, PASSWORD};
+use crate::stage::Stage;
 
 const ANN: &str = "ann@example.com";
 const BOB: &str = "bob@example.com";
 
-on_each_database!(
+on_each_stage!(
     whoever_is_disabled_while_its_body_is_on_the_way_changes_nothing,
     a_second_sign_up_takes_an_unconfirmed_password_away,
     another_secret_is_told_and_costs_nobody_a_session,
 );
 
-async fn whoever_is_disabled_while_its_body_is_on_the_way_changes_nothing(database: TestDatabase) -> Result<()> {
-    let house = House::open(&database).await?;
-    let guarded = House::open_with(&database, &[("POSTHASTE_AUTH", "enforced")]).await?;
+async fn whoever_is_disabled_while_its_body_is_on_the_way_changes_nothing(stage: Stage) -> Result<()> {
+    let house = House::open(&stage).await?;
+    let guarded = House::open_with(&stage, &[("POSTHASTE_AUTH", "enforced")]).await?;
     let id = house.user(ANN).await?;
     let pass = house.login(ANN).await?;
     let path = format!("/api/v1/users/{id}");
@@ -51,8 +52,8 @@ async fn whoever_is_disabled_while_its_body_is_on_the_way_changes_nothing(databa
     house.close().await
 }
 
-async fn a_second_sign_up_takes_an_unconfirmed_password_away(database: TestDatabase) -> Result<()> {
-    let house = House::open(&database).await?;
+async fn a_second_sign_up_takes_an_unconfirmed_password_away(stage: Stage) -> Result<()> {
+    let house = House::open(&stage).await?;
     // Somebody signs up with Ann's address; a good while later she does, and confirms that it is hers.
     let id = house.unverified_user(ANN).await?;
     house.settled().await?;
@@ -79,12 +80,12 @@ async fn a_second_sign_up_takes_an_unconfirmed_password_away(database: TestDatab
     house.close().await
 }
 
-async fn another_secret_is_told_and_costs_nobody_a_session(database: TestDatabase) -> Result<()> {
-    let house = House::open(&database).await?;
+async fn another_secret_is_told_and_costs_nobody_a_session(stage: Stage) -> Result<()> {
+    let house = House::open(&stage).await?;
     house.user(ANN).await?;
     let pass = house.login(ANN).await?;
     let secret = ("ACCOUNTS_SECRET", "quite another secret than all the others have");
-    let stray = House::open_with(&database, &[secret]).await?;
+    let stray = House::open_with(&stage, &[secret]).await?;
     ensure!(stray.try_login(ANN, PASSWORD, &[]).await?.status == 500);
     let refused = stray.refresh(&pass.refresh).await?;
     ensure!(

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use posthaste_testkit::{Reply, RunningService, TestDatabase, wait_until};
+use posthaste_testkit::{Reply, RunningService, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::stage::{self, Stage, Surroundings};
 
 pub const LIMIT: Duration = Duration::from_secs(20);
 pub const PASSWORD: &str = "plumber otter vivid canal";
@@ -19,8 +21,9 @@ pub const NO_BROWSER: (&str, &str) = ("X-Requested-With", "test");
 pub struct House {
     pub service: RunningService,
     pub mail: TempDir,
+    around: Surroundings,
     /// Its own, removed with it.
-    database: Option<TestDatabase>,
+    stage: Option<Stage>,
 }
 
 /// What a client has after it signed in.
@@ -56,34 +59,37 @@ pub fn cookie(reply: &Reply) -> Option<String> {
 }
 
 impl House {
-    /// One on a SQLite database of its own.
+    /// One on a stage of its own.
     pub async fn alone(settings: &[(&str, &str)]) -> Result<Self> {
-        let database = TestDatabase::sqlite()?;
-        let mut house = Self::open_with(&database, settings).await?;
-        house.database = Some(database);
+        let stage = Stage::open().await?;
+        let mut house = Self::open_with(&stage, settings).await?;
+        house.stage = Some(stage);
         Ok(house)
     }
 
-    pub async fn open(database: &TestDatabase) -> Result<Self> {
-        Self::open_with(database, &[]).await
+    pub async fn open(stage: &Stage) -> Result<Self> {
+        Self::open_with(stage, &[]).await
     }
 
-    pub async fn open_with(database: &TestDatabase, settings: &[(&str, &str)]) -> Result<Self> {
+    pub async fn open_with(stage: &Stage, settings: &[(&str, &str)]) -> Result<Self> {
         let mail = tempfile::tempdir()?;
         let folder = mail.path().to_str().context("a path")?;
         let own = [("MAIL_DIR", folder), ("ACCOUNTS_SECRET", SECRET)];
-        let service = RunningService::start_with(accounts::service(), database, &[&own, settings].concat()).await?;
+        let around = stage.surroundings();
+        let settings = [&own, around.settings().as_slice(), settings].concat();
+        let service = RunningService::start_with(accounts::service(), stage.database(), &settings).await?;
         Ok(Self {
             service,
             mail,
-            database: None,
+            around,
+            stage: None,
         })
     }
 
     pub async fn close(self) -> Result<()> {
         self.service.stop().await?;
-        match self.database {
-            Some(database) => database.finish().await,
+        match self.stage {
+            Some(stage) => stage.finish().await,
             None => Ok(()),
         }
     }
@@ -193,14 +199,12 @@ impl House {
 
     /// Waits until everything that was asked for is worked off.
     pub async fn settled(&self) -> Result<()> {
-        let sql = "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') \
-            + (SELECT COUNT(*) FROM queue_messages WHERE topic IN \
-            ('user_onboarding_queue', 'user_mail_queue', 'user_password_reset_queue')) AS n";
-        wait_until("the queues to be worked off", LIMIT, || async {
-            let rows = self.service.store().query(sql, vec![]).await.ok()?;
-            (rows.first()?.get::<i64>("n").ok()? == 0).then_some(())
-        })
-        .await
+        stage::settled(self.service.store()).await
+    }
+
+    /// As if the windows in which attempts are counted had ended.
+    pub async fn end_windows(&self) -> Result<()> {
+        self.around.end_windows(self.service.store()).await
     }
 
     /// How many audit events there are of `action`.

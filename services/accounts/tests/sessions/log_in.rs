@@ -2,15 +2,16 @@
 
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
-use posthaste_testkit::{Reply, TestDatabase, on_each_database};
+use posthaste_testkit::Reply;
 use serde_json::{Value, json};
 
 use crate::house::{House, NO_BROWSER, OTHER_PASSWORD, PASSWORD, Pass};
+use crate::stage::Stage;
 
 /// The client's address is then what `X-Forwarded-For` says.
 const BEHIND_PROXY: [(&str, &str); 1] = [("TRUSTED_PROXIES", "127.0.0.1")];
 
-on_each_database!(
+on_each_stage!(
     an_account_is_made_to_wait_and_reset_and_refresh_go_on,
     fifty_guesses_at_once_are_counted_one_by_one
 );
@@ -157,8 +158,8 @@ async fn a_page_of_another_site_signs_nobody_in() -> Result<()> {
     house.close().await
 }
 
-async fn an_account_is_made_to_wait_and_reset_and_refresh_go_on(database: TestDatabase) -> Result<()> {
-    let house = House::open(&database).await?;
+async fn an_account_is_made_to_wait_and_reset_and_refresh_go_on(stage: Stage) -> Result<()> {
+    let house = House::open(&stage).await?;
     house.user("ann@example.com").await?;
     let pass = house.login("ann@example.com").await?;
     let mut answers = Vec::new();
@@ -188,7 +189,7 @@ async fn an_account_is_made_to_wait_and_reset_and_refresh_go_on(database: TestDa
         );
         answers.push(anonymous(&sixth));
         // The limit by address would come next.
-        house.service.store().execute("DELETE FROM rate_limits", vec![]).await?;
+        house.end_windows().await?;
     }
     ensure!(answers[0] == answers[1], "known and unknown alike: {answers:?}");
     ensure!(house.audited("user.login_locked").await? == 2 && house.audited("user.login_failed").await? == 10);
@@ -216,8 +217,8 @@ async fn an_account_is_made_to_wait_and_reset_and_refresh_go_on(database: TestDa
     house.close().await
 }
 
-async fn fifty_guesses_at_once_are_counted_one_by_one(database: TestDatabase) -> Result<()> {
-    let house = House::open_with(&database, &BEHIND_PROXY).await?;
+async fn fifty_guesses_at_once_are_counted_one_by_one(stage: Stage) -> Result<()> {
+    let house = House::open_with(&stage, &BEHIND_PROXY).await?;
     house.user("ann@example.com").await?;
     let addresses: Vec<String> = (0..50).map(|n| format!("192.0.2.{n}")).collect();
     let guesses = addresses.iter().map(|address| async {
@@ -334,11 +335,11 @@ async fn a_stolen_access_token_is_no_way_around_the_patience() -> Result<()> {
 
 #[tokio::test]
 async fn a_weaker_hash_is_made_again_at_the_next_login() -> Result<()> {
-    let database = TestDatabase::sqlite()?;
-    let house = House::open(&database).await?;
+    let stage = Stage::open().await?;
+    let house = House::open(&stage).await?;
     house.user("ann@example.com").await?;
     house.close().await?;
-    let house = House::open_with(&database, &[("PASSWORD_HASH_PASSES", "3")]).await?;
+    let house = House::open_with(&stage, &[("PASSWORD_HASH_PASSES", "3")]).await?;
     let hashes = async |prefix: &str| {
         let sql = "SELECT COUNT(*) AS n FROM users WHERE password_hash LIKE $1";
         house.number(sql, &format!("{prefix}%")).await
@@ -353,7 +354,7 @@ async fn a_weaker_hash_is_made_again_at_the_next_login() -> Result<()> {
     ensure!(hashes("$argon2id$v=19$m=19456,t=3,p=1$").await? == 1);
     house.login("ann@example.com").await?;
     house.close().await?;
-    database.finish().await
+    stage.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,13 +2,13 @@
 
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
-use posthaste_testkit::{TestDatabase, on_each_database};
 
 use crate::house::{House, NO_BROWSER, Pass, cookie};
+use crate::stage::Stage;
 
 const ANN: &str = "ann@example.com";
 
-on_each_database!(
+on_each_stage!(
     a_token_is_rotated_and_its_reuse_ends_the_family,
     fifty_parallel_refreshes_at_two_instances_are_one_family,
     without_grace_exactly_one_of_many_wins,
@@ -16,8 +16,8 @@ on_each_database!(
     a_session_ends_when_it_is_idle_or_old
 );
 
-async fn a_token_is_rotated_and_its_reuse_ends_the_family(database: TestDatabase) -> Result<()> {
-    let house = House::open(&database).await?;
+async fn a_token_is_rotated_and_its_reuse_ends_the_family(stage: Stage) -> Result<()> {
+    let house = House::open(&stage).await?;
     house.user(ANN).await?;
     let (first, other) = (house.login(ANN).await?, house.login(ANN).await?);
     let second = Pass::of(&house.refresh(&first.refresh).await?)?;
@@ -67,8 +67,8 @@ async fn a_token_is_rotated_and_its_reuse_ends_the_family(database: TestDatabase
     house.close().await
 }
 
-async fn fifty_parallel_refreshes_at_two_instances_are_one_family(database: TestDatabase) -> Result<()> {
-    let houses = [House::open(&database).await?, House::open(&database).await?];
+async fn fifty_parallel_refreshes_at_two_instances_are_one_family(stage: Stage) -> Result<()> {
+    let houses = [House::open(&stage).await?, House::open(&stage).await?];
     houses[0].user(ANN).await?;
     let pass = houses[0].login(ANN).await?;
     let many = (0..50).map(|n| houses[n % 2].refresh(&pass.refresh));
@@ -93,11 +93,11 @@ async fn fifty_parallel_refreshes_at_two_instances_are_one_family(database: Test
     two.close().await
 }
 
-async fn without_grace_exactly_one_of_many_wins(database: TestDatabase) -> Result<()> {
+async fn without_grace_exactly_one_of_many_wins(stage: Stage) -> Result<()> {
     let settings = [("REFRESH_GRACE_SECONDS", "0")];
     let houses = [
-        House::open_with(&database, &settings).await?,
-        House::open_with(&database, &settings).await?,
+        House::open_with(&stage, &settings).await?,
+        House::open_with(&stage, &settings).await?,
     ];
     houses[0].user(ANN).await?;
     let pass = houses[0].login(ANN).await?;
@@ -113,8 +113,8 @@ async fn without_grace_exactly_one_of_many_wins(database: TestDatabase) -> Resul
     two.close().await
 }
 
-async fn what_was_rotated_or_revoked_stays_so_over_a_restart(database: TestDatabase) -> Result<()> {
-    let house = House::open(&database).await?;
+async fn what_was_rotated_or_revoked_stays_so_over_a_restart(stage: Stage) -> Result<()> {
+    let house = House::open(&stage).await?;
     house.user(ANN).await?;
     let (kept, rotated, left) = (
         house.login(ANN).await?,
@@ -124,7 +124,7 @@ async fn what_was_rotated_or_revoked_stays_so_over_a_restart(database: TestDatab
     let next = Pass::of(&house.refresh(&rotated.refresh).await?)?;
     ensure!(house.log_out(&left).await?.status == 204);
     house.close().await?;
-    let house = House::open(&database).await?;
+    let house = House::open(&stage).await?;
     ensure!(house.calls(&kept).await? == 200, "keys and sessions are still there");
     ensure!(house.calls(&left).await? == 401 && house.refreshes(&left.refresh).await? == 401);
     ensure!(
@@ -136,9 +136,9 @@ async fn what_was_rotated_or_revoked_stays_so_over_a_restart(database: TestDatab
     house.close().await
 }
 
-async fn a_session_ends_when_it_is_idle_or_old(database: TestDatabase) -> Result<()> {
+async fn a_session_ends_when_it_is_idle_or_old(stage: Stage) -> Result<()> {
     let settings = [("SESSION_IDLE_SECONDS", "100"), ("SESSION_SECONDS", "150")];
-    let house = House::open_with(&database, &settings).await?;
+    let house = House::open_with(&stage, &settings).await?;
     house.user(ANN).await?;
     let mut pass = house.login(ANN).await?;
     let age = async |seconds: i64| -> Result<()> {

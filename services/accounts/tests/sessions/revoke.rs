@@ -2,23 +2,24 @@
 
 use anyhow::{Context, Result, ensure};
 use posthaste_testkit::servers::{PostgresUrl, PrivatePostgres};
-use posthaste_testkit::{TestDatabase, on_each_database, wait_until};
+use posthaste_testkit::{TestDatabase, wait_until};
 use serde_json::{Value, json};
 
 use crate::house::{House, LIMIT, NO_BROWSER, PASSWORD, Pass, cookie};
+use crate::stage::Stage;
 
 const ANN: &str = "ann@example.com";
 const BOB: &str = "bob@example.com";
 
-on_each_database!(
+on_each_stage!(
     a_logout_ends_its_session_at_once_and_everywhere,
     logging_out_everywhere_ends_all_devices_of_this_second_too,
     a_disabled_or_deleted_user_is_out_at_once,
     a_refresh_in_a_race_with_a_logout_leaves_nothing
 );
 
-async fn a_logout_ends_its_session_at_once_and_everywhere(database: TestDatabase) -> Result<()> {
-    let (house, second) = (House::open(&database).await?, House::open(&database).await?);
+async fn a_logout_ends_its_session_at_once_and_everywhere(stage: Stage) -> Result<()> {
+    let (house, second) = (House::open(&stage).await?, House::open(&stage).await?);
     house.user(ANN).await?;
     let (pass, other) = (house.login(ANN).await?, house.login(ANN).await?);
     ensure!(second.calls(&pass).await? == 200);
@@ -61,7 +62,7 @@ async fn a_logout_ends_its_session_at_once_and_everywhere(database: TestDatabase
     ensure!(second.refreshes(&by_token.refresh).await? == 401);
     // What is kept of it is dropped when the token has ended by itself.
     house.age("revoked_tokens", "expires_at", 400).await?;
-    let third = House::open(&database).await?;
+    let third = House::open(&stage).await?;
     third.login(ANN).await?;
     wait_until("the ended tokens to go", LIMIT, || async {
         (third.service.count("revoked_tokens").await.ok()? == 0).then_some(())
@@ -73,8 +74,8 @@ async fn a_logout_ends_its_session_at_once_and_everywhere(database: TestDatabase
     second.close().await
 }
 
-async fn logging_out_everywhere_ends_all_devices_of_this_second_too(database: TestDatabase) -> Result<()> {
-    let (house, second) = (House::open(&database).await?, House::open(&database).await?);
+async fn logging_out_everywhere_ends_all_devices_of_this_second_too(stage: Stage) -> Result<()> {
+    let (house, second) = (House::open(&stage).await?, House::open(&stage).await?);
     house.user(ANN).await?;
     house.user(BOB).await?;
     let bob = house.login(BOB).await?;
@@ -98,8 +99,8 @@ async fn logging_out_everywhere_ends_all_devices_of_this_second_too(database: Te
     second.close().await
 }
 
-async fn a_disabled_or_deleted_user_is_out_at_once(database: TestDatabase) -> Result<()> {
-    let (house, second) = (House::open(&database).await?, House::open(&database).await?);
+async fn a_disabled_or_deleted_user_is_out_at_once(stage: Stage) -> Result<()> {
+    let (house, second) = (House::open(&stage).await?, House::open(&stage).await?);
     let (ann, bob) = (house.user(ANN).await?, house.user(BOB).await?);
     let (pass, bobs) = (house.login(ANN).await?, house.login(BOB).await?);
     let path = format!("/api/v1/users/{ann}");
@@ -130,8 +131,8 @@ async fn a_disabled_or_deleted_user_is_out_at_once(database: TestDatabase) -> Re
     second.close().await
 }
 
-async fn a_refresh_in_a_race_with_a_logout_leaves_nothing(database: TestDatabase) -> Result<()> {
-    let (house, second) = (House::open(&database).await?, House::open(&database).await?);
+async fn a_refresh_in_a_race_with_a_logout_leaves_nothing(stage: Stage) -> Result<()> {
+    let (house, second) = (House::open(&stage).await?, House::open(&stage).await?);
     house.user(ANN).await?;
     let mut pass = house.login(ANN).await?;
     for round in 0..20 {
@@ -157,7 +158,7 @@ async fn a_refresh_in_a_race_with_a_logout_leaves_nothing(database: TestDatabase
         } else {
             ensure!(refreshed.status == 401, "{refreshed:?}");
         }
-        house.service.store().execute("DELETE FROM rate_limits", vec![]).await?;
+        house.end_windows().await?;
         pass = house.login(ANN).await?;
     }
     house.close().await?;
@@ -204,7 +205,7 @@ async fn a_user_sees_and_ends_its_own_sessions_only() -> Result<()> {
 
     // Twenty at most: the oldest makes room.
     for _ in 0..20 {
-        house.service.store().execute("DELETE FROM rate_limits", vec![]).await?;
+        house.end_windows().await?;
         house.login(ANN).await?;
     }
     ensure!(house.calls(&laptop).await? == 401 && house.calls(&bob).await? == 200);
@@ -216,21 +217,17 @@ async fn a_user_sees_and_ends_its_own_sessions_only() -> Result<()> {
             .status
             == 204
     );
-    let live = house.number(
-        "SELECT COUNT(*) AS n FROM sessions WHERE revoked_at IS NULL AND user_id = $1",
-        &ann,
-    );
-    ensure!(live.await? == 0);
+    ensure!(house.calls(&bob).await? == 200 && house.service.count("sessions WHERE revoked_at IS NULL").await? == 1);
     house.close().await
 }
 
 #[tokio::test]
 async fn a_role_holds_from_the_next_request_on() -> Result<()> {
-    let database = TestDatabase::sqlite()?;
-    let open = House::open(&database).await?;
+    let stage = Stage::open().await?;
+    let open = House::open(&stage).await?;
     let (ann, _bob) = (open.user(ANN).await?, open.user(BOB).await?);
     open.close().await?;
-    let house = House::open_with(&database, &[("POSTHASTE_AUTH", "enforced")]).await?;
+    let house = House::open_with(&stage, &[("POSTHASTE_AUTH", "enforced")]).await?;
     let (pass, bob) = (house.login(ANN).await?, house.login(BOB).await?);
     let list = async |pass: &Pass| -> Result<u16> {
         Ok(house.act_as(pass, "GET", "/api/v1/users", &Value::Null).await?.status)
@@ -278,8 +275,8 @@ async fn a_role_holds_from_the_next_request_on() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_nobody_can_tell_nobody_is_let_in() -> Result<()> {
     let server = PrivatePostgres::launch(24_200).await?;
-    let database = TestDatabase::on(PostgresUrl::parse(server.url())?).await?;
-    let house = House::open(&database).await?;
+    let stage = Stage::over(TestDatabase::on(PostgresUrl::parse(server.url())?).await?).await?;
+    let house = House::open(&stage).await?;
     house.user(ANN).await?;
     let (pass, left) = (house.login(ANN).await?, house.login(ANN).await?);
     ensure!(house.log_out(&left).await?.status == 204);

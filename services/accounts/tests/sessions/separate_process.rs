@@ -9,6 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::house::{House, LIMIT};
+use crate::stage::Stage;
 
 const ANN: &str = "ann@example.com";
 
@@ -33,8 +34,8 @@ const DOORKEEPER: Service = Service::new("doorkeeper", |cx: &ServiceContext| {
 
 #[tokio::test]
 async fn another_process_knows_within_a_second_of_every_revocation() -> Result<()> {
-    let (database, own) = (TestDatabase::sqlite()?, TestDatabase::sqlite()?);
-    let house = House::open(&database).await?;
+    let (stage, own) = (Stage::open().await?, TestDatabase::sqlite()?);
+    let house = House::open(&stage).await?;
     let id = house.user(ANN).await?;
     let (pass, other) = (house.login(ANN).await?, house.login(ANN).await?);
     let url = house.service.url().to_owned();

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use posthaste_testkit::fault_proxy::FaultProxy;
 use posthaste_testkit::servers::PrivateRedis;
 use posthaste_testkit::{TestDatabase, wait_until};
 
 use crate::house::{House, LIMIT, PASSWORD, Pass};
+use crate::stage::{Stage, empty_redis, redis_parts};
 
 const ANN: &str = "ann@example.com";
 
@@ -17,12 +18,9 @@ struct Both {
 }
 
 impl Both {
-    async fn open(database: &TestDatabase, redis: &str) -> Result<Self> {
+    async fn open(stage: &Stage, redis: &str) -> Result<Self> {
         let settings = [("REDIS_URL", redis)];
-        let (one, two) = tokio::try_join!(
-            House::open_with(database, &settings),
-            House::open_with(database, &settings)
-        )?;
+        let (one, two) = tokio::try_join!(House::open_with(stage, &settings), House::open_with(stage, &settings))?;
         Ok(Self { one, two })
     }
 
@@ -52,36 +50,13 @@ impl Both {
     }
 }
 
-/// `redis://:PASSWORD@HOST:PORT` in two.
-fn parts(url: &str) -> Result<(&str, &str)> {
-    let rest = url.strip_prefix("redis://:").context("no URL of ours")?;
-    rest.split_once('@').context("no password")
-}
-
-/// Forgets everything; waits while the server still reads what it knew.
-async fn empty(url: &str) -> Result<()> {
-    wait_until("Redis to be empty", LIMIT, || async { try_empty(url).await.ok() }).await
-}
-
-async fn try_empty(url: &str) -> Result<()> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let (password, address) = parts(url)?;
-    let mut socket = tokio::net::TcpStream::connect(address).await?;
-    let lines = format!("AUTH {password}\r\nFLUSHALL\r\n");
-    socket.write_all(lines.as_bytes()).await?;
-    let mut answers = [0; 10];
-    socket.read_exact(&mut answers).await?;
-    ensure!(&answers == b"+OK\r\n+OK\r\n", "{:?}", String::from_utf8_lossy(&answers));
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_state_of_redis_lets_a_revoked_token_in() -> Result<()> {
     let redis = PrivateRedis::launch(26_600).await?;
-    let (password, address) = parts(redis.url())?;
+    let (password, address) = redis_parts(redis.url())?;
     let proxy = FaultProxy::start(address.parse()?, 1).await?;
-    let database = TestDatabase::postgres().await?;
-    let both = Both::open(&database, &format!("redis://:{password}@{}", proxy.address())).await?;
+    let stage = Stage::of(TestDatabase::postgres().await?);
+    let both = Both::open(&stage, &format!("redis://:{password}@{}", proxy.address())).await?;
     both.one.user(ANN).await?;
     let (pass, other) = (both.one.login(ANN).await?, both.one.login(ANN).await?);
     let quick = Duration::from_secs(5);
@@ -89,7 +64,7 @@ async fn no_state_of_redis_lets_a_revoked_token_in() -> Result<()> {
     ensure!(both.one.log_out(&pass).await?.status == 204);
     both.tell_apart("Redis is well", &pass, &other, quick).await?;
 
-    empty(redis.url()).await?;
+    empty_redis(redis.url()).await?;
     both.tell_apart("Redis was emptied", &pass, &other, quick).await?;
 
     proxy.inject(posthaste_testkit::fault_proxy::Fault::Latency {
@@ -114,7 +89,7 @@ async fn no_state_of_redis_lets_a_revoked_token_in() -> Result<()> {
     both.tell_apart("Redis is away at the logout", &late, &other, quick)
         .await?;
     redis.start().await?;
-    empty(redis.url()).await?;
+    empty_redis(redis.url()).await?;
     both.tell_apart("Redis has come back empty", &late, &other, quick)
         .await?;
     both.close().await
@@ -123,8 +98,8 @@ async fn no_state_of_redis_lets_a_revoked_token_in() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_instances_count_in_one_window_and_alone_without_redis() -> Result<()> {
     let redis = PrivateRedis::launch(26_700).await?;
-    let database = TestDatabase::postgres().await?;
-    let both = Both::open(&database, redis.url()).await?;
+    let stage = Stage::of(TestDatabase::postgres().await?);
+    let both = Both::open(&stage, redis.url()).await?;
     both.one.user(ANN).await?;
     let guess = async |house: &House, n: usize| -> Result<u16> {
         Ok(house
