@@ -39,6 +39,12 @@ impl Reply {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+
+    /// All headers in the order in which they came, names in lower case; bytes that are no text are replaced.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, String)> {
+        let headers = self.headers.iter();
+        headers.map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+    }
 }
 
 impl RunningService {

@@ -15,11 +15,19 @@ pub struct FieldError {
     pub kind: &'static str,
 }
 
+/// A longer pointer has names in it that the client made up; they are not sent back in full.
+const POINTER_BYTES: usize = 200;
+
 impl FieldError {
-    /// The field at `pointer` breaks the rule `kind`; `msg` says what is expected.
+    /// The field at `pointer`, which is cut where it is long, breaks the rule `kind`; `msg` says what is expected.
     pub fn new(pointer: impl Into<Cow<'static, str>>, kind: &'static str, msg: impl Into<Cow<'static, str>>) -> Self {
+        let mut pointer = pointer.into();
+        if pointer.len() > POINTER_BYTES {
+            let cut = pointer.floor_char_boundary(POINTER_BYTES);
+            pointer = format!("{}\u{2026}", &pointer[..cut]).into();
+        }
         Self {
-            pointer: pointer.into(),
+            pointer,
             msg: msg.into(),
             kind,
         }

@@ -19,6 +19,8 @@ mod stage;
 
 #[path = "../sessions/change_meanwhile.rs"]
 mod change_meanwhile;
+#[path = "../service/confuse_text.rs"]
+mod confuse_text;
 #[path = "../sessions/forge_tokens.rs"]
 mod forge_tokens;
 #[path = "../sessions/forgotten_password.rs"]
@@ -37,6 +39,10 @@ mod mailbox;
 mod manage_users;
 #[path = "../service/overload.rs"]
 mod overload;
+#[path = "../service/probe_doors.rs"]
+mod probe_doors;
+#[path = "../sessions/race_revocations.rs"]
+mod race_revocations;
 #[path = "../sessions/refresh_session.rs"]
 mod refresh_session;
 #[path = "../service/refuse_bad_input.rs"]

@@ -14,12 +14,12 @@ on_each_stage!(
     strangers_see_only_whether_an_address_is_confirmed,
 );
 
-async fn guarded(stage: &Stage) -> Result<Accounts> {
+pub async fn guarded(stage: &Stage) -> Result<Accounts> {
     Accounts::start_with(stage, &[("POSTHASTE_AUTH", "enforced")]).await
 }
 
 /// Somebody with an account: the id and an access token.
-async fn enter(accounts: &Accounts, email: &str, role: &str) -> Result<(String, String)> {
+pub async fn enter(accounts: &Accounts, email: &str, role: &str) -> Result<(String, String)> {
     let signed_up = accounts.sign_up(email).await?;
     let id = signed_up.body["user_id"].as_str().context("an id")?.to_owned();
     let store = accounts.service.store();

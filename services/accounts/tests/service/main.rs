@@ -8,12 +8,14 @@ mod on_databases;
 mod stage;
 
 mod collide;
+mod confuse_text;
 mod guard_doors;
 mod keep_secrets;
 mod mailbox;
 mod manage_users;
 mod over_rabbitmq;
 mod overload;
+mod probe_doors;
 mod refuse_bad_input;
 mod send_mail;
 mod sign_up;

@@ -2,6 +2,7 @@
 //! service believes in, so that it is their content that is refused.
 
 use anyhow::{Context, Result, ensure};
+use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -35,6 +36,54 @@ impl Forger {
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.0.sign(signed.as_bytes())))
     }
+}
+
+/// Tokens under `alg: HS256` whose secret is the public key, in every form in which it is handed around.
+fn hmacs_of_the_public_key(claims: &str, public: &[u8]) -> Vec<String> {
+    // The head of an Ed25519 key in DER.
+    let head = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+    let der = [&head, public].concat();
+    let lines = base64::engine::general_purpose::STANDARD.encode(&der);
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----");
+    let x = URL_SAFE_NO_PAD.encode(public);
+    let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": x}).to_string();
+    let secrets: [Vec<u8>; 6] = [
+        public.to_vec(),
+        der,
+        format!("{pem}\n").into_bytes(),
+        pem.into_bytes(),
+        x.into_bytes(),
+        jwk.into_bytes(),
+    ];
+    let head = json!({"alg": "HS256", "typ": "at+jwt", "kid": KID}).to_string();
+    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(head), URL_SAFE_NO_PAD.encode(claims));
+    let sign = |secret: &Vec<u8>| {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        let tag = hmac::sign(&key, signed.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
+    };
+    secrets.iter().map(sign).collect()
+}
+
+/// `token` with signatures that a verifier which does not look closely takes: the other scalar that stands for the same
+/// number, and the point that is good for everything.
+fn other_points(token: &str) -> Result<[String; 2]> {
+    let (signed, signature) = token.rsplit_once('.').context("no signature")?;
+    let mut bytes = URL_SAFE_NO_PAD.decode(signature)?;
+    // The order of the group, lowest byte first.
+    let order: [u8; 32] = [
+        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+    ];
+    let mut carry = 0_u16;
+    for (byte, add) in bytes[32..].iter_mut().zip(order) {
+        let sum = u16::from(*byte) + u16::from(add) + carry;
+        *byte = (sum & 0xff) as u8;
+        carry = sum >> 8;
+    }
+    let mut small = [0; 64];
+    small[0] = 1;
+    Ok([bytes, small.to_vec()].map(|bytes| format!("{signed}.{}", URL_SAFE_NO_PAD.encode(bytes))))
 }
 
 fn part(token: &str, n: usize) -> Result<Value> {
@@ -220,6 +269,16 @@ async fn no_forged_token_opens_anything() -> Result<()> {
         "a".repeat(60_000),
         pass.refresh.clone(),
     ];
+    // Another's claims under an honest signature; the parts of two honest tokens mixed.
+    let honest_parts: Vec<&str> = pass.access.split('.').collect();
+    let edited = URL_SAFE_NO_PAD.encode(with(&honest, "sub", json!(Uuid::new_v4())).to_string());
+    spelled.push(format!("{}.{edited}.{}", honest_parts[0], honest_parts[2]));
+    spelled.push(format!("{}.{}.{}", parts[0], honest_parts[1], honest_parts[2]));
+    spelled.extend(hmacs_of_the_public_key(
+        &honest.to_string(),
+        forger.0.public_key().as_ref(),
+    ));
+    spelled.extend(other_points(&right)?);
     // The last character has bits that are not of the signature.
     let last = right.chars().last().context("empty")?;
     let other = if last == 'B' { 'C' } else { 'B' };

@@ -95,6 +95,13 @@ async fn a_later_request_or_a_changed_password_kills_older_tokens(stage: Stage) 
     ensure!(house.confirm_reset(&second, OTHER_PASSWORD).await?.status == 204);
     let pass = crate::house::Pass::of(&house.try_login(ANN, OTHER_PASSWORD, &[]).await?)?;
     let third = house.reset_token(ANN, 3).await?;
+    let bob = house.user("bob@example.com").await?;
+    let bobs = house.reset_token("bob@example.com", 1).await?;
+    ensure!(house.act("DELETE", &format!("/api/v1/users/{bob}"), &[]).await?.status == 200);
+    ensure!(
+        house.confirm_reset(&bobs, OTHER_PASSWORD).await?.status == 400,
+        "nobody has it any more"
+    );
     let change = json!({"current_password": OTHER_PASSWORD, "new_password": PASSWORD});
     ensure!(
         house

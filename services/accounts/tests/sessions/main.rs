@@ -15,6 +15,7 @@ mod forgotten_password;
 mod house;
 mod log_in;
 mod make_keys;
+mod race_revocations;
 mod refresh_session;
 mod revoke;
 mod separate_process;

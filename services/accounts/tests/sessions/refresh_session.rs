@@ -204,9 +204,18 @@ async fn only_pages_of_our_own_make_a_browser_refresh() -> Result<()> {
         .act("GET", "/api/v1/users/me", &[("Cookie", &cookie), NO_BROWSER])
         .await?;
     ensure!(stray.status == 401, "{stray:?}");
+    // Two of the name, of which one is somebody else's: neither counts, whichever stands first.
+    house.user("bob@example.com").await?;
+    let bobs = house.login("bob@example.com").await?.refresh;
     let doubled = format!("{cookie}; {cookie}");
+    let (before, behind) = (format!("refresh={bobs}; {cookie}"), format!("{cookie}; refresh={bobs}"));
+    let (quoted, oversize) = (format!("refresh=\"{bobs}\""), format!("refresh={}", bobs.repeat(120)));
     for wrong in [
         doubled.as_str(),
+        &before,
+        &behind,
+        &quoted,
+        &oversize,
         "refresh=",
         "refresh=abc",
         "Refresh=abc",
@@ -220,6 +229,8 @@ async fn only_pages_of_our_own_make_a_browser_refresh() -> Result<()> {
             "{wrong}: {reply:?}"
         );
     }
+    let two_lines = [("Cookie", cookie.as_str()), ("Cookie", &before[..51]), NO_BROWSER];
+    ensure!(house.act("POST", "/api/v1/auth/refresh", &two_lines).await?.status == 401);
     let own = house
         .act(
             "POST",
