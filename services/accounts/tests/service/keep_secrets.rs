@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::mailbox::{Accounts, PASSWORD, signup};
-use crate::stage::{self, Stage};
+use crate::stage::Stage;
 
 on_each_stage!(
     no_password_and_no_token_is_kept_anywhere,
@@ -36,7 +36,7 @@ async fn no_password_and_no_token_is_kept_anywhere(stage: Stage) -> Result<()> {
     accounts.count_is("inbox_messages WHERE status = 'dead'", 1).await?;
     assert_eq!(service.count("users").await?, 2);
 
-    let everything = stage::everything(service.store()).await?;
+    let everything = posthaste_testkit::dump_database(service.store()).await?;
     assert!(everything.contains("bob@example.com"), "the search finds what is there");
     let base64 = "cGx1bWJlciBvdHRlciB2aXZpZCBjYW5hb";
     for secret in [PASSWORD, base64, &mail.token()?] {

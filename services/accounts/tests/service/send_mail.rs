@@ -137,8 +137,8 @@ async fn mail_goes_through_the_server_also_one_that_comes_later() -> Result<()> 
 async fn a_mail_server_that_hangs_holds_nobody_up() -> Result<()> {
     let silent = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("smtp://127.0.0.1:{}", silent.local_addr()?.port());
-    let database = TestDatabase::sqlite()?;
-    let accounts = Accounts::start_with(&database, &[("SMTP_URL", &url)]).await?;
+    let stage = Stage::open().await?;
+    let accounts = Accounts::start_with(&stage, &[("SMTP_URL", &url)]).await?;
     assert_eq!(accounts.sign_up("ann@example.com").await?.status, 201);
     // It is connected to, and does not say a word.
     let (connection, _) = tokio::time::timeout(LIMIT, silent.accept()).await??;

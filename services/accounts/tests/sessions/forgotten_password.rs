@@ -211,7 +211,7 @@ async fn the_link_does_not_come_from_the_request() -> Result<()> {
     house.settled().await?;
     // Neither tokens nor passwords are anywhere in the database.
     let pass = house.login(ANN).await?;
-    let everything = crate::stage::everything(house.service.store()).await?;
+    let everything = posthaste_testkit::dump_database(house.service.store()).await?;
     for secret in [token.as_str(), PASSWORD, &pass.refresh, &pass.access] {
         ensure!(!everything.contains(secret), "the database has {secret}");
     }
