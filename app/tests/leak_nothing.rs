@@ -2,6 +2,7 @@
 //! writes: log lines with redaction on and off, traces, metrics, answers, dead letters, and the whole database.
 
 #[path = "command_line/program.rs"]
+#[expect(dead_code, reason = "shared with the tests that need all of it")]
 mod program;
 
 use std::io::Write;
@@ -208,7 +209,7 @@ impl Attacked {
             format!("refresh={CANARY}; __Host-refresh={CANARY}"),
         );
         // What a terminal would obey, and what some take for the end of a line.
-        let agent = format!("agent\u{9b}31m\u{2028}{{\"level\":\"error\"}}\ttail");
+        let agent = "agent\u{9b}31m\u{2028}{\"level\":\"error\"}\ttail";
         let wide: [(&str, &str); 8] = [
             ("Content-Type", "application/json"),
             ("Cookie", &cookie),
@@ -251,7 +252,7 @@ impl Attacked {
                 }
             }
             let body = bodies[1].clone().into_bytes();
-            let kind = [("Content-Type", "application/json"), ("User-Agent", agent.as_str())];
+            let kind = [("Content-Type", "application/json"), ("User-Agent", agent)];
             self.send(method, path, &kind, body).await?;
         }
         self.send("GET", &format!("/{CANARY}"), &[], Vec::new()).await?;
@@ -293,7 +294,7 @@ async fn nothing_leaks(database: TestDatabase, around: &[(&str, &str)], redactio
         ("ONBOARDING_ATTEMPTS", "1"),
     ];
     let settings = [&own, around].concat();
-    let mut child = program.command(&["--port", "0"], &settings).spawn()?;
+    let mut child = program.command(&["--port", "0", "--migrate"], &settings).spawn()?;
     said.collect(child.stderr.take().context("stderr")?);
     said.collect(child.stdout.take().context("stdout")?);
     let api = wait_until("the banner", LIMIT, || async {
@@ -302,7 +303,8 @@ async fn nothing_leaks(database: TestDatabase, around: &[(&str, &str)], redactio
         let line = said.lines().find_map(|line| line.trim().strip_prefix("API"))?;
         Some(line.trim().trim_end_matches('/').to_owned())
     })
-    .await?;
+    .await
+    .with_context(|| said.text())?;
     let attacked = Attacked {
         api,
         client: Client::builder().timeout(LIMIT).build()?,
@@ -347,7 +349,8 @@ async fn nothing_leaks(database: TestDatabase, around: &[(&str, &str)], redactio
 
     let passwords = around
         .iter()
-        .chain([&("DATABASE_URL", database.url())])
+        .copied()
+        .chain([("DATABASE_URL", database.url())])
         .filter_map(|(_, url)| {
             let (_, rest) = url.split_once("://")?;
             let (_, password) = rest.split_once('@')?.0.split_once(':')?;
