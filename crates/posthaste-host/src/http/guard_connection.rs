@@ -60,12 +60,14 @@ impl Watch {
         });
     }
 
-    /// Whether `request` may be a smuggled one: it is chunked and had a Content-Length beside that, or its head was
-    /// pipelined such that nobody can tell. hyper drops such a Content-Length without a trace, a proxy in front
-    /// may have believed it.
+    /// Whether `request` may be a smuggled one: it has other transfer encodings than `chunked` once, or it is chunked and
+    /// had a Content-Length beside that, or its head was pipelined such that nobody can tell. hyper drops such a
+    /// Content-Length without a trace and looks at the last encoding only, a proxy in front may have believed the rest.
     pub(super) fn is_ambiguous<B>(&self, request: &Request<B>) -> bool {
-        request.headers().contains_key(TRANSFER_ENCODING)
-            && !self.with(|seen| is_head_without_length(&seen.head, request.method().as_str(), request.uri()))
+        let mut encodings = request.headers().get_all(TRANSFER_ENCODING).iter();
+        let Some(first) = encodings.next() else { return false };
+        let plain = first.as_bytes().eq_ignore_ascii_case(b"chunked") && encodings.next().is_none();
+        !plain || !self.with(|seen| is_head_without_length(&seen.head, request.method().as_str(), request.uri()))
     }
 }
 

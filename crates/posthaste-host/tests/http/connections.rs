@@ -160,6 +160,68 @@ async fn ambiguous_requests_are_refused_and_the_connection_closed() {
     assert_eq!(client.answer().await.status, 400);
 }
 
+/// Requests whose end two programs on the way could see in different places.
+#[tokio::test]
+async fn nothing_hides_behind_an_odd_framing() {
+    let server = start(Limits::default()).await;
+    let json = "Content-Type: application/json\r\n";
+    let hidden = "GET /hidden HTTP/1.1\r\nHost: t\r\n\r\n";
+    let body = "10\r\n{\"text\":\"hello\"}\r\n0\r\n\r\n";
+    let post = |framing: &str, rest: &str| format!("POST /notes HTTP/1.1\r\nHost: t\r\n{json}{framing}\r\n\r\n{rest}");
+    let cases = [
+        post("Transfer-Encoding : chunked", body),
+        post("Transfer-Encoding: xchunked", body),
+        post("Transfer-Encoding: chunked, identity", body),
+        post("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked", body),
+        post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", body),
+        post("Transfer-Encoding: gzip, chunked", body),
+        post("Transfer-Encoding:\x0bchunked", body),
+        post("X: y\r\n Transfer-Encoding: chunked", body),
+        post("Content-Length: +26", body),
+        post("Content-Length: 5, 6", body),
+        post("Content-Length: 0x1a", body),
+        post("Content-Length: -1", body),
+        post("Content-Length: 99999999999999999999", body),
+        post("Transfer-Encoding: chunked", "ffffffffffffffff1\r\nx\r\n0\r\n\r\n"),
+        post("Transfer-Encoding: chunked", "-1\r\nx\r\n0\r\n\r\n"),
+        post("Transfer-Encoding: chunked", "1 1\r\nx\r\n0\r\n\r\n"),
+        post("Transfer-Encoding: chunked", "5\r\n{\"texXX0\r\n\r\n"),
+        post(
+            "Transfer-Encoding: chunked",
+            &format!("1;{}\r\n{{\r\n0\r\n\r\n", "x".repeat(60_000)),
+        ),
+        post("Transfer-Encoding: chunked", "1\n{\n0\n\n"),
+        "GET /health HTTP/1.1\r\nHost: t\r\nX: a\0b\r\n\r\n".to_owned(),
+        "GET /health HTTP/1.1\r\nHost: t\r\nX: a\rb: c\r\n\r\n".to_owned(),
+        "GET /health HTTP/1.1\r\nHost: t\r\nno colon\r\n\r\n".to_owned(),
+        "GET  /health HTTP/1.1\r\nHost: t\r\n\r\n".to_owned(),
+        "GET /health HTTP/9.9\r\nHost: t\r\n\r\n".to_owned(),
+        format!(
+            "GET /health HTTP/1.1\r\nHost: t\r\nX: {}\r\n\r\n",
+            "x".repeat(1_000_000)
+        ),
+    ];
+    for request in cases {
+        let mut client = Client::connect(&server).await;
+        // The server may hang up before it has all of a large one.
+        drop(client.0.write_all(format!("{request}{hidden}").as_bytes()).await);
+        let all = String::from_utf8_lossy(&client.closed().await).into_owned();
+        let head: String = request.chars().take(160).collect();
+        let first = all.split(' ').nth(1).unwrap_or_default();
+        // Without an answer the connection has at least been closed.
+        assert!(
+            ["400", "408", "413", "422", "431", ""].contains(&first),
+            "{head}: {all}"
+        );
+        assert_eq!(
+            all.matches("HTTP/1.1 ").count(),
+            usize::from(!first.is_empty()),
+            "{head}: {all}"
+        );
+    }
+    assert_eq!(get_path(&server, "/health").await.status, 200);
+}
+
 #[tokio::test]
 async fn chunked_requests_work_one_after_the_other() {
     let server = start(Limits::default()).await;

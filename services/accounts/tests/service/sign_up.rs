@@ -78,7 +78,7 @@ async fn one_address_is_one_user_however_it_is_written(stage: Stage) -> Result<(
 
 async fn many_at_once_make_one_user(stage: Stage) -> Result<()> {
     let accounts = Accounts::start(&stage).await?;
-    let attempts = (0..12).map(|n| {
+    let attempts = (0..50).map(|n| {
         let email = if n % 2 == 0 {
             "ann@example.com"
         } else {
