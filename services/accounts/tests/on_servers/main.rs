@@ -17,8 +17,12 @@ macro_rules! on_each_stage {
 #[expect(dead_code, reason = "shared with the tests that need the rest of it")]
 mod stage;
 
+#[path = "../sessions/bound_growth.rs"]
+mod bound_growth;
 #[path = "../sessions/change_meanwhile.rs"]
 mod change_meanwhile;
+#[path = "../service/collide.rs"]
+mod collide;
 #[path = "../service/confuse_text.rs"]
 mod confuse_text;
 #[path = "../sessions/forge_tokens.rs"]
@@ -35,6 +39,8 @@ mod keep_secrets;
 mod log_in;
 #[path = "../service/mailbox.rs"]
 mod mailbox;
+#[path = "../sessions/make_keys.rs"]
+mod make_keys;
 #[path = "../service/manage_users.rs"]
 mod manage_users;
 #[path = "../service/overload.rs"]

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use posthaste_testkit::TestDatabase;
 
 use crate::mailbox::Accounts;
+use crate::stage::Stage;
 
 /// From now on the next `times` rows for `users` are refused as if they collided. A sequence counts them, which no
 /// rollback turns back.
@@ -27,8 +28,8 @@ async fn collide(accounts: &Accounts, times: u32) -> Result<()> {
 
 #[tokio::test]
 async fn a_sign_up_that_collides_is_tried_again_and_never_goes_around_the_database() -> Result<()> {
-    let database = TestDatabase::postgres().await?;
-    let accounts = Accounts::start(&database).await?;
+    let stage = Stage::over(TestDatabase::postgres().await?).await?;
+    let accounts = Accounts::start(&stage).await?;
     let service = &accounts.service;
     collide(&accounts, 2).await?;
     let reply = accounts.sign_up("ann@example.com").await?;
@@ -58,5 +59,5 @@ async fn a_sign_up_that_collides_is_tried_again_and_never_goes_around_the_databa
     let came = "inbox_messages WHERE subscription = 'accounts.onboard_user'";
     assert_eq!(service.count(came).await?, 1, "nothing went around the database");
     accounts.stop().await?;
-    database.finish().await
+    stage.finish().await
 }

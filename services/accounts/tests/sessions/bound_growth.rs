@@ -2,20 +2,21 @@
 
 use anyhow::{Context, Result, ensure};
 use posthaste::message::now;
-use posthaste_testkit::{TestDatabase, on_each_database, wait_until};
+use posthaste_testkit::wait_until;
 use uuid::Uuid;
 
 use crate::house::{House, LIMIT, Pass, cookie};
+use crate::stage::Stage;
 
 const ANN: &str = "ann@example.com";
 
-on_each_database!(
+on_each_stage!(
     a_session_is_refreshed_sixty_times_a_minute,
     what_has_ended_goes_though_nobody_signs_in,
 );
 
-async fn a_session_is_refreshed_sixty_times_a_minute(database: TestDatabase) -> Result<()> {
-    let house = House::open(&database).await?;
+async fn a_session_is_refreshed_sixty_times_a_minute(stage: Stage) -> Result<()> {
+    let house = House::open(&stage).await?;
     house.user(ANN).await?;
     let (mut pass, other) = (house.login(ANN).await?, house.login(ANN).await?);
     let mut before = pass.clone();
@@ -40,8 +41,8 @@ async fn a_session_is_refreshed_sixty_times_a_minute(database: TestDatabase) -> 
     house.close().await
 }
 
-async fn what_has_ended_goes_though_nobody_signs_in(database: TestDatabase) -> Result<()> {
-    let house = House::open(&database).await?;
+async fn what_has_ended_goes_though_nobody_signs_in(stage: Stage) -> Result<()> {
+    let house = House::open(&stage).await?;
     house.user(ANN).await?;
     for _ in 0..2 {
         let pass = house.login(ANN).await?;
@@ -71,7 +72,7 @@ async fn what_has_ended_goes_though_nobody_signs_in(database: TestDatabase) -> R
     }
     house.close().await?;
 
-    let house = House::open(&database).await?;
+    let house = House::open(&stage).await?;
     for (table, left) in [
         ("sessions", 0),
         ("refresh_tokens", 0),

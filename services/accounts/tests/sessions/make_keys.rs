@@ -7,21 +7,22 @@ use futures_util::future::{join_all, try_join_all};
 use posthaste::message::now;
 use posthaste_testkit::fault_proxy::{Cut, Direction, Fault, FaultProxy};
 use posthaste_testkit::servers::postgres;
-use posthaste_testkit::{TestDatabase, on_each_database, wait_until};
+use posthaste_testkit::{TestDatabase, wait_until};
 
 use crate::house::{House, LIMIT, Pass};
+use crate::stage::Stage;
 
 const ANN: &str = "ann@example.com";
 
-on_each_database!(of_many_that_need_a_key_one_makes_it);
+on_each_stage!(of_many_that_need_a_key_one_makes_it);
 
 async fn published(house: &House) -> Result<usize> {
     let reply = house.act("GET", "/.well-known/jwks.json", &[]).await?;
     Ok(reply.body["keys"].as_array().context("no keys")?.len())
 }
 
-async fn of_many_that_need_a_key_one_makes_it(database: TestDatabase) -> Result<()> {
-    let house = House::open(&database).await?;
+async fn of_many_that_need_a_key_one_makes_it(stage: Stage) -> Result<()> {
+    let house = House::open(&stage).await?;
     house.user(ANN).await?;
     let mut passes = Vec::new();
     for _ in 0..6 {
@@ -31,7 +32,7 @@ async fn of_many_that_need_a_key_one_makes_it(database: TestDatabase) -> Result<
     house.close().await?;
 
     // Both know the old key only, and know it for a second.
-    let houses = [House::open(&database).await?, House::open(&database).await?];
+    let houses = [House::open(&stage).await?, House::open(&stage).await?];
     for house in &houses {
         ensure!(published(house).await? == 1);
     }
@@ -68,8 +69,8 @@ async fn of_many_that_need_a_key_one_makes_it(database: TestDatabase) -> Result<
 async fn many_wait_once_for_a_database_that_is_away() -> Result<()> {
     let server = tokio::task::spawn_blocking(postgres).await??;
     let proxy = FaultProxy::start(server.address().await?, 3).await?;
-    let database = TestDatabase::on(server.with_address(proxy.address())?).await?;
-    let house = House::open(&database).await?;
+    let stage = Stage::over(TestDatabase::on(server.with_address(proxy.address())?).await?).await?;
+    let house = House::open(&stage).await?;
     house.user(ANN).await?;
     let pass = house.login(ANN).await?;
     ensure!(house.calls(&pass).await? == 200);
@@ -100,5 +101,5 @@ async fn many_wait_once_for_a_database_that_is_away() -> Result<()> {
     })
     .await?;
     house.close().await?;
-    database.finish().await
+    stage.finish().await
 }
