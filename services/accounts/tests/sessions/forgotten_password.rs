@@ -160,12 +160,9 @@ async fn asking_tells_nothing_and_floods_no_mailbox() -> Result<()> {
         ensure!(reply.status == wanted, "{n}: {reply:?}");
     }
     house.settled().await?;
-    let token = house.mailed_reset(ANN, 6).await?;
-    house.settled().await?;
-    ensure!(
-        house.mailed_reset(ANN, 6).await? == token,
-        "five more mails and not one more"
-    );
+    // One before these, five of these at most: of requests that overtake each other the older ones are void.
+    let mails = house.reset_mails(ANN)?;
+    ensure!((2..=6).contains(&mails), "{mails} mails");
     for body in [
         json!({"email": "no address"}),
         json!({"email": ANN, "x": 1}),

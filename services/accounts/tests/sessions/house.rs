@@ -184,6 +184,11 @@ impl House {
             .await
     }
 
+    /// How many mails about a forgotten password have gone to `email`.
+    pub fn reset_mails(&self, email: &str) -> Result<usize> {
+        Ok(reset_tokens(self.mail.path(), email)?.len())
+    }
+
     pub async fn mailed_reset(&self, email: &str, nth: usize) -> Result<String> {
         wait_until(&format!("reset mail {nth} to {email}"), LIMIT, || async {
             let tokens = reset_tokens(self.mail.path(), email).ok()?;
