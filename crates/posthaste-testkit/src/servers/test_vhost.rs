@@ -1,5 +1,7 @@
 //! A RabbitMQ vhost of one test's own: queues have fixed names, vhosts keep them apart.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use anyhow::{Context, Result};
 use uuid::Uuid;
 
@@ -7,11 +9,34 @@ use super::rabbitmq_node::Node;
 use super::{RABBITMQ_PORT, rabbitmq_url, shared_rabbitmq};
 
 /// An empty vhost that no other test sees, on the shared server on this machine; another one that `AMQP_URL` may name is
-/// not asked, because only its owner can make vhosts on it. It is removed when this value is dropped, with its queues.
+/// not asked, because only its owner can make vhosts on it. After this value is dropped it is removed with its queues: when
+/// the next one of this process is made, or at once where no other one is in use.
 pub struct TestVhost {
     node: Node,
     name: String,
     url: String,
+}
+
+/// The vhosts of this process. Each call to the server starts an Erlang machine, so removals wait for a call that is made
+/// anyway.
+static VHOSTS: Mutex<Vhosts> = Mutex::new(Vhosts {
+    used: 0,
+    done: Vec::new(),
+});
+
+struct Vhosts {
+    used: usize,
+    done: Vec<String>,
+}
+
+fn vhosts() -> MutexGuard<'static, Vhosts> {
+    VHOSTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Erlang that removes the vhosts `names`.
+fn removal(names: &[String]) -> String {
+    let one = |name: &String| format!("rabbit_vhost:delete(<<\"{name}\">>, <<\"test\">>), ");
+    names.iter().map(one).collect()
 }
 
 impl TestVhost {
@@ -27,14 +52,25 @@ impl TestVhost {
         let node = shared_rabbitmq()?;
         let (port, _) = node.start(RABBITMQ_PORT)?;
         let name = format!("test_{}", Uuid::new_v4().simple());
-        // One call for both: each starts an Erlang machine.
+        let done = {
+            let mut vhosts = vhosts();
+            vhosts.used += 1;
+            std::mem::take(&mut vhosts.done)
+        };
+        // It counts from here, also where it cannot be made.
+        let vhost = Self {
+            url: format!("{}/{name}", rabbitmq_url(port)),
+            node,
+            name,
+        };
+        let name = &vhost.name;
         let made = format!(
-            "ok = rabbit_vhost:add(<<\"{name}\">>, <<\"test\">>), ok = rabbit_auth_backend_internal:set_permissions(\
-             <<\"guest\">>, <<\"{name}\">>, <<\".*\">>, <<\".*\">>, <<\".*\">>, <<\"test\">>)."
+            "{}ok = rabbit_vhost:add(<<\"{name}\">>, <<\"test\">>), ok = rabbit_auth_backend_internal:set_permissions(\
+             <<\"guest\">>, <<\"{name}\">>, <<\".*\">>, <<\".*\">>, <<\".*\">>, <<\"test\">>).",
+            removal(&done)
         );
-        node.control(&["eval", &made]).context("cannot make a vhost")?;
-        let url = format!("{}/{name}", rabbitmq_url(port));
-        Ok(Self { node, name, url })
+        vhost.node.control(&["eval", &made]).context("cannot make a vhost")?;
+        Ok(vhost)
     }
 
     /// Where it is: `amqp://…/VHOST`.
@@ -45,8 +81,18 @@ impl TestVhost {
 
 impl Drop for TestVhost {
     fn drop(&mut self) {
-        if let Err(error) = self.node.control(&["delete_vhost", &self.name]) {
-            eprintln!("a vhost is left behind: {error:#}");
+        let done = {
+            let mut vhosts = vhosts();
+            vhosts.used -= 1;
+            vhosts.done.push(std::mem::take(&mut self.name));
+            if vhosts.used > 0 {
+                return;
+            }
+            std::mem::take(&mut vhosts.done)
+        };
+        let removal = format!("{}ok.", removal(&done));
+        if let Err(error) = self.node.control(&["eval", &removal]) {
+            eprintln!("vhosts are left behind: {error:#}");
         }
     }
 }
