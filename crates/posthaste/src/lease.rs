@@ -60,6 +60,9 @@ pub(crate) struct Keeper {
     ttl: Duration,
     scopes: Mutex<BTreeMap<String, watch::Sender<Held>>>,
     joined: Arc<Notify>,
+    /// A renewal that is under way while a scope is left would join it again, and the process ends before that is undone:
+    /// half of the partitions would wait for this member until its lease runs out.
+    turn: tokio::sync::Mutex<()>,
     _stop: DropGuard,
 }
 
@@ -74,6 +77,7 @@ impl Keeper {
             ttl,
             scopes: Mutex::new(BTreeMap::new()),
             joined: joined.clone(),
+            turn: tokio::sync::Mutex::default(),
             _stop: stop.clone().drop_guard(),
         });
         let weak = Arc::downgrade(&keeper);
@@ -122,6 +126,7 @@ impl Keeper {
         if let Some(sender) = sender {
             sender.send_replace(Held::none());
         }
+        let _turn = self.turn.lock().await;
         lease_rows::leave(&self.store, scope, self.owner).await
     }
 
@@ -154,6 +159,7 @@ impl Keeper {
 
     /// Renews, shares out, polls.
     async fn beat(&self) -> Result<(), StoreError> {
+        let _turn = self.turn.lock().await;
         let scopes = self.scope_names();
         if scopes.is_empty() {
             return Ok(());
@@ -163,10 +169,7 @@ impl Keeper {
         let (found, wake) = lease_rows::scopes(&self.store, self.owner, scopes).await?;
         for (name, scope) in found {
             let slots = self.share(&name, scope).await?;
-            if !self.show(&name, slots, started + self.ttl * 8 / 10) {
-                // Left while it was being renewed: what was taken now would be nobody's.
-                lease_rows::leave(&self.store, &name, self.owner).await?;
-            }
+            self.show(&name, slots, started + self.ttl * 8 / 10);
         }
         // Rows that no signal announced: another process's on SQLite, a lost NOTIFY.
         self.store.signals().ring_here(wake);
@@ -210,10 +213,10 @@ impl Keeper {
         Ok(held)
     }
 
-    /// `false`: this process has left the scope.
-    fn show(&self, name: &str, mut slots: BTreeMap<i64, Slot>, until: Instant) -> bool {
+    /// Nothing is shown of a scope that is being left.
+    fn show(&self, name: &str, mut slots: BTreeMap<i64, Slot>, until: Instant) {
         let scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(sender) = scopes.get(name) else { return false };
+        let Some(sender) = scopes.get(name) else { return };
         sender.send_if_modified(|held| {
             for (slot, now) in &mut slots {
                 if let Some(before) = held.slots.get(slot).filter(|before| before.epoch == now.epoch) {
@@ -225,6 +228,5 @@ impl Keeper {
             held.until = until;
             changed
         });
-        true
     }
 }

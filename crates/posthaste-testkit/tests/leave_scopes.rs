@@ -1,0 +1,60 @@
+//! A process that ends in good order leaves no lease behind that its successor would have to wait for.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use posthaste::{Broker, CORE_MIGRATIONS, Engine, EngineConfig, Roles, Store, StoreOptions, Tuning};
+use posthaste_testkit::TestDatabase;
+
+/// A renewal is under way in a good part of the time.
+const LEASE: Duration = Duration::from_millis(20);
+const ROUNDS: u64 = 150;
+
+async fn start_and_stop(database: TestDatabase) -> Result<()> {
+    let store = Store::open(database.url(), StoreOptions::default())?;
+    store.migrate_up("core", CORE_MIGRATIONS).await?;
+    for round in 0..ROUNDS {
+        let engines: Vec<Engine> = ["one", "two", "three"]
+            .into_iter()
+            .map(|service| {
+                Ok(Engine::start(EngineConfig {
+                    service: service.to_owned(),
+                    store: store.clone(),
+                    broker: Broker::open("sql:", &store)?,
+                    subscriptions: Vec::new(),
+                    roles: Roles {
+                        worker: true,
+                        relay: true,
+                    },
+                    tuning: Tuning {
+                        lease: LEASE,
+                        ..Tuning::default()
+                    },
+                }))
+            })
+            .collect::<Result<_>>()?;
+        // Another phase of the renewals in each round.
+        tokio::time::timeout(Duration::from_millis(round % 15), std::future::pending::<()>())
+            .await
+            .ok();
+        for engine in engines {
+            engine.stop(Duration::from_secs(5)).await;
+        }
+        let rows = store
+            .query("SELECT scope, slot FROM leases WHERE owner IS NOT NULL", vec![])
+            .await?;
+        ensure!(rows.is_empty(), "round {round}: {} leases are still held", rows.len());
+    }
+    store.close().await;
+    database.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_on_sqlite() -> Result<()> {
+    start_and_stop(TestDatabase::sqlite()?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_on_postgres() -> Result<()> {
+    start_and_stop(TestDatabase::postgres().await?).await
+}
