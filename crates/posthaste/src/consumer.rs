@@ -24,6 +24,9 @@ use crate::telemetry::metric;
 
 /// Longest pause between two batches.
 const BREATH: Duration = Duration::from_millis(5);
+/// From this many messages in a batch on, throughput counts for more than latency.
+const BUSY: usize = 32;
+const LONG_BREATH: Duration = Duration::from_millis(20);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 /// The cause of a message that the transport has moved aside.
@@ -81,21 +84,28 @@ impl Consumer {
             let started = Instant::now();
             let (emptied, result) = match received {
                 Ok(deliveries) => {
-                    let emptied = deliveries.len() < self.subscription.batch;
+                    let count = deliveries.len();
+                    let emptied = (count < self.subscription.batch).then_some(count);
                     (emptied, self.process(receiver, deliveries).await)
                 }
-                Err(error) => (false, Err(error.into())),
+                Err(error) => (None, Err(error.into())),
             };
             match result {
                 Ok(()) => {
                     receiver.settled();
                     failures = 0;
-                    if emptied && receiver.shares_database() {
+                    if let Some(count) = emptied
+                        && receiver.shares_database()
+                    {
                         // As long a pause as the batch took leaves the database half of the time to whoever
-                        // publishes, and makes the next batch the larger.
+                        // publishes, and makes the next batch the larger; under load three quarters of it.
+                        let breath = match count {
+                            ..BUSY => started.elapsed().min(BREATH),
+                            BUSY.. => (3 * started.elapsed()).min(LONG_BREATH),
+                        };
                         tokio::select! {
                             () = stop.cancelled() => return,
-                            () = tokio::time::sleep(started.elapsed().min(BREATH)) => {}
+                            () = tokio::time::sleep(breath) => {}
                         }
                     }
                 }

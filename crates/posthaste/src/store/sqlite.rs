@@ -47,6 +47,8 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         .pragma("wal_autocheckpoint", "4000")
         .pragma("journal_size_limit", "67108864")
         .statement_cache_capacity(512)
+        // A batch: with the 50 that are usual the thread of the connection stops and is woken ten times in one.
+        .row_buffer_size(512)
         .disable_statement_logging();
     // One writer: SQLite has one write lock anyway, and waiting in our queue is fair where its busy handler is not.
     let writer = SqlitePoolOptions::new()
