@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement, TransactionTrait, Value};
 
 pub use dialect::Dialect;
-use gate::Gate;
+use gate::{DeadConnections, Gate};
 pub use insert::{Column, Insert, OnConflict};
 pub use migrate::{MigrateError, Migration, MigrationState, Sql};
 pub use private_files::make_private_folder;
@@ -228,17 +228,27 @@ impl Store {
     /// [`StoreError::Unavailable`] or [`StoreError::Deadline`] while the database is away; at once when another
     /// caller is finding that out already.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        let Some(pass) = self.0.gate.enter() else {
+        if !self.0.gate.enter() {
             let away = "the database was away just now".to_owned();
             return Err(StoreError::Unavailable(DbErr::Custom(away)));
-        };
+        }
         let inner = self.0.clone();
         let started = Instant::now();
         let limit = inner.options.acquire + BEGIN_DEADLINE;
         let begun = tokio::spawn(async move {
-            let begin = inner.writer.begin_with_options(inner.dialect.transaction_options());
+            let begin = async {
+                let mut dead = DeadConnections::among(inner.options.connections);
+                loop {
+                    let asked = Instant::now();
+                    let options = inner.dialect.transaction_options();
+                    match inner.writer.begin_with_options(options).await.map_err(StoreError::from) {
+                        Err(error) if dead.is_one(&error, asked) => {}
+                        begun => return begun,
+                    }
+                }
+            };
             match tokio::time::timeout(limit, begin).await {
-                Ok(begun) => begun.map_err(StoreError::from),
+                Ok(begun) => begun,
                 Err(_elapsed) => {
                     note_silence();
                     Err(StoreError::Deadline(limit))
@@ -246,7 +256,9 @@ impl Store {
             }
         });
         let begun = begun.await.unwrap_or(Err(StoreError::Stopped));
-        pass.found(!matches!(&begun, Err(error) if error.is_unavailable()));
+        self.0
+            .gate
+            .found(!matches!(&begun, Err(error) if error.is_unavailable()));
         let tx = begun.inspect_err(|_| metrics::counter!(metric::POOL_TIMEOUTS).increment(1))?;
         metrics::histogram!(metric::POOL_WAIT).record(started.elapsed());
         Ok(Tx {
@@ -263,7 +275,18 @@ impl Store {
     /// # Errors
     /// As the statement fails.
     pub async fn query(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, StoreError> {
-        query_on(&self.0.reader, self.0.dialect, sql, values).await
+        let mut dead = DeadConnections::among(self.0.options.connections);
+        loop {
+            let asked = Instant::now();
+            match query_on(&self.0.reader, self.0.dialect, sql, values.clone()).await {
+                Err(error) if dead.is_one(&error, asked) => {}
+                Err(error) => return Err(error),
+                Ok(rows) => {
+                    self.0.gate.found(true);
+                    return Ok(rows);
+                }
+            }
+        }
     }
 
     /// Executes one statement in a transaction of its own; answers the number of rows it changed.
