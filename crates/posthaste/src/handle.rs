@@ -198,7 +198,8 @@ impl Subscription {
         Self::with::<E>(name, queue, Effect::Batch(Arc::new(batched)))
     }
 
-    /// `handler` on `queue`, one event a call and without a transaction; up to four keys at a time.
+    /// `handler` on `queue`, one event a call and without a transaction. Up to four calls at a time are shared by all such
+    /// subscriptions of a service (`concurrency` means nothing here), and messages are always recognised.
     pub fn outside<E: Event, H: HandleOutside<E>>(name: &str, queue: &str, handler: H) -> Self {
         Self::with::<E>(name, queue, Effect::Outside(handle_outside::erase::<E, H>(handler)))
     }

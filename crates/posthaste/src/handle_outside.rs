@@ -12,7 +12,7 @@ use crate::store::Store;
 /// connection or, on SQLite, for the one writer.
 ///
 /// Delivered at least once: the message is committed to the inbox before the call, and its mark after it. A process that
-/// dies in between repeats the call, and every call counts as an attempt. Whoever receives the effect tells
+/// dies in between, or cannot reach the database, repeats the call. Whoever receives the effect tells
 /// repeats by [`Outside::message`]'s id, which stays the same. Duplicates of a message that is marked are not handed on.
 pub trait HandleOutside<E: Event>: Send + Sync + 'static {
     /// The effect of `event`.

@@ -49,7 +49,7 @@ impl Retrier {
         }
     }
 
-    /// Runs until `stop`; the row in hand is finished.
+    /// Runs until `stop`; the rows in hand are finished, as far as the drain allows.
     pub async fn run(self, stop: CancellationToken) {
         let mut signal = self.store.signals().parked();
         let names: Vec<String> = self.subscriptions.iter().map(|one| one.name.clone()).collect();
@@ -154,12 +154,17 @@ impl Retrier {
         };
         let key = head.key.clone().filter(|_| subscription.ordered);
         let until = Instant::now() + GRACE;
+        if halt.is_cancelled() {
+            return Ok(());
+        }
         let mut rows = VecDeque::from([head]);
+        let mut first = true;
         while let Some(row) = rows.pop_front() {
-            if halt.is_cancelled() || Instant::now() > until {
+            if !first && (halt.is_cancelled() || Instant::now() > until) {
                 // The other keys' turn; this one goes on where it stopped.
                 return inbox::hasten(&self.store, &row).await;
             }
+            first = false;
             let Some(taken) = inbox::take(&self.store, &row, subscription.deadline + GRACE).await? else {
                 return Ok(());
             };

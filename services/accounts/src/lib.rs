@@ -82,7 +82,7 @@ pub fn service() -> Service {
     }
 }
 
-const MIGRATIONS: &[Migration] = &[ACCOUNTS, SESSIONS, SIGNING_TURN];
+const MIGRATIONS: &[Migration] = &[ACCOUNTS, SESSIONS, SIGNING_TURN, NOTIFIED_FOR];
 
 const ACCOUNTS: Migration = Migration {
     version: 1,
@@ -111,6 +111,21 @@ const SESSIONS: Migration = Migration {
         postgres: include_str!("../migrations/0002_sessions.postgres.down.sql"),
         sqlite: include_str!("../migrations/0002_sessions.sqlite.down.sql"),
         mysql: include_str!("../migrations/0002_sessions.mysql.down.sql"),
+    },
+};
+
+const NOTIFIED_FOR: Migration = Migration {
+    version: 4,
+    name: "notified_for",
+    up: Sql {
+        postgres: include_str!("../migrations/0004_notified_for.postgres.up.sql"),
+        sqlite: include_str!("../migrations/0004_notified_for.sqlite.up.sql"),
+        mysql: include_str!("../migrations/0004_notified_for.mysql.up.sql"),
+    },
+    down: Sql {
+        postgres: include_str!("../migrations/0004_notified_for.postgres.down.sql"),
+        sqlite: include_str!("../migrations/0004_notified_for.sqlite.down.sql"),
+        mysql: include_str!("../migrations/0004_notified_for.mysql.down.sql"),
     },
 };
 

@@ -79,10 +79,9 @@ impl HandleOutside<MailRequested> for MailUser {
             }
             Occasion::AddressTaken => {
                 let tx = store.begin().await?;
-                let may = users_repository::may_notify(&tx, user.id, NOTICE_PAUSE).await?;
+                let may = users_repository::may_notify(&tx, user.id, cx.message().id.0, NOTICE_PAUSE).await?;
                 tx.commit().await?;
-                // What was begun before is carried through.
-                if !may && cx.attempt() == 1 {
+                if !may {
                     return Ok(());
                 }
                 let verified = user.verification == Verification::Verified;

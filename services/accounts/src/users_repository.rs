@@ -246,12 +246,13 @@ pub(crate) async fn verify(tx: &Tx, id: Uuid) -> Result<bool, StoreError> {
     Ok(tx.execute(sql, vec![tx.dialect().uuid(id)]).await? == 1)
 }
 
-/// Notes that `id` is told of an attempt to register its address; `false`: it was told within the last `pause`
-/// seconds, which will do.
-pub(crate) async fn may_notify(tx: &Tx, id: Uuid, pause: i64) -> Result<bool, StoreError> {
-    let sql = "UPDATE users SET notified_at = {now} \
-        WHERE id = $1 AND deleted_at IS NULL AND (notified_at IS NULL OR notified_at <= {after:$2})";
-    let values = vec![tx.dialect().uuid(id), (-pause * 1_000_000).into()];
+/// Notes that `id` is told, by the message `cause`, of an attempt to register its address; `false`: another message told it
+/// within the last `pause` seconds, which will do.
+pub(crate) async fn may_notify(tx: &Tx, id: Uuid, cause: Uuid, pause: i64) -> Result<bool, StoreError> {
+    let sql = "UPDATE users SET notified_at = {now}, notified_for = $3 WHERE id = $1 AND deleted_at IS NULL \
+        AND (notified_at IS NULL OR notified_at <= {after:$2} OR notified_for = $4)";
+    let cause = tx.dialect().uuid(cause);
+    let values = vec![tx.dialect().uuid(id), (-pause * 1_000_000).into(), cause.clone(), cause];
     Ok(tx.execute(sql, values).await? == 1)
 }
 

@@ -41,7 +41,7 @@ struct Samples {
 /// Measures with `binary` and prints the rows that `only` names, all if it is empty.
 pub async fn measure(binary: &Path, quick: bool, only: &[String]) -> Result<()> {
     let (repetitions, requests) = if quick { (1, 5_000) } else { (3, 20_000) };
-    let span = Duration::from_secs(if quick { 20 } else { 30 });
+    let span = Duration::from_secs(if quick { 10 } else { 30 });
     let wanted = |id: &str| only.is_empty() || only.iter().any(|one| one.eq_ignore_ascii_case(id));
     describe_machine::describe(binary, &body(Uuid::now_v7())).await?;
     head();

@@ -204,7 +204,11 @@ impl Which {
     fn databases(&self, services: &[Service]) -> Result<Vec<Database>, CliError> {
         let config = self.file.load(Sources::new(), services)?;
         let names: Vec<String> = self.service.clone().into_iter().collect();
-        Ok(databases(&choose(services, &names)?, &config)?)
+        let chosen = choose(services, &names)?;
+        // With all services on them: what is done here is done to the letters of all.
+        let mut databases = databases(services, &config)?;
+        databases.retain(|database| chosen.iter().any(|service| database.services.contains(&service.name)));
+        Ok(databases)
     }
 
     fn stores(&self, services: &[Service]) -> Result<Vec<Store>, CliError> {

@@ -108,7 +108,7 @@ pub async fn acts_outside_are_marked(at: &At) -> Result<()> {
         (Act::AlwaysFail, 3, Some("told to fail")),
         (Act::Reject, 1, Some("not wanted")),
         (Act::Panic, 3, Some("the handler panicked: told to panic")),
-        (Act::NeverReturn, 3, Some("the handler did not finish within 300ms")),
+        (Act::NeverReturn, 3, Some("the handler did not finish within 4s")),
     ];
     works.extend(ends.iter().map(|(act, _, _)| work(&format!("{act:?}"), 1, *act)));
     let messages: Vec<Message> = works.iter().map(|work| suite.message(work)).collect::<Result<_>>()?;

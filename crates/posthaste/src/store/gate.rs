@@ -40,7 +40,7 @@ impl Gate {
 }
 
 /// A dead connection is found out faster than this, on a busy machine too; a server that is away takes longer.
-const AT_ONCE: Duration = Duration::from_millis(50);
+const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// Connections that died in the pool, as all of them have when the server was restarted: what changes nothing where it
 /// fails is tried on the next one.

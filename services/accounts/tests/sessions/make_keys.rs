@@ -93,7 +93,11 @@ async fn many_wait_once_for_a_database_that_is_away() -> Result<()> {
         ensure!(status? == 503);
     }
     ensure!(since.elapsed() < Duration::from_secs(12), "{:?}", since.elapsed());
-    let again = waited().await?;
+    // The failure that they share is kept for a second; a slow machine may be too late for it.
+    let mut again = waited().await?;
+    for _ in 0..2 {
+        again = again.min(waited().await?);
+    }
     ensure!(again < Duration::from_secs(3), "{again:?}");
     proxy.heal();
     wait_until("the database to be back", LIMIT, || async {
