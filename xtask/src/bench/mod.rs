@@ -69,7 +69,7 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
         Some(path) => path.canonicalize().with_context(|| format!("no {}", path.display()))?,
         None => std::env::current_exe()?.with_file_name("posthaste"),
     };
-    let limit = Duration::from_secs(60 * if parsed.quick { 6 } else { 25 });
+    let limit = Duration::from_secs(60 * if parsed.quick { 3 } else { 25 });
     runtime.block_on(async {
         let measured = measure_flows::measure(&binary, parsed.quick, &parsed.only);
         let measured = tokio::time::timeout(limit, measured).await;
