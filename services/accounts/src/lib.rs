@@ -114,21 +114,6 @@ const SESSIONS: Migration = Migration {
     },
 };
 
-const NOTIFIED_FOR: Migration = Migration {
-    version: 4,
-    name: "notified_for",
-    up: Sql {
-        postgres: include_str!("../migrations/0004_notified_for.postgres.up.sql"),
-        sqlite: include_str!("../migrations/0004_notified_for.sqlite.up.sql"),
-        mysql: include_str!("../migrations/0004_notified_for.mysql.up.sql"),
-    },
-    down: Sql {
-        postgres: include_str!("../migrations/0004_notified_for.postgres.down.sql"),
-        sqlite: include_str!("../migrations/0004_notified_for.sqlite.down.sql"),
-        mysql: include_str!("../migrations/0004_notified_for.mysql.down.sql"),
-    },
-};
-
 const SIGNING_TURN: Migration = Migration {
     version: 3,
     name: "signing_turn",
@@ -141,6 +126,21 @@ const SIGNING_TURN: Migration = Migration {
         postgres: include_str!("../migrations/0003_signing_turn.postgres.down.sql"),
         sqlite: include_str!("../migrations/0003_signing_turn.sqlite.down.sql"),
         mysql: include_str!("../migrations/0003_signing_turn.mysql.down.sql"),
+    },
+};
+
+const NOTIFIED_FOR: Migration = Migration {
+    version: 4,
+    name: "notified_for",
+    up: Sql {
+        postgres: include_str!("../migrations/0004_notified_for.postgres.up.sql"),
+        sqlite: include_str!("../migrations/0004_notified_for.sqlite.up.sql"),
+        mysql: include_str!("../migrations/0004_notified_for.mysql.up.sql"),
+    },
+    down: Sql {
+        postgres: include_str!("../migrations/0004_notified_for.postgres.down.sql"),
+        sqlite: include_str!("../migrations/0004_notified_for.sqlite.down.sql"),
+        mysql: include_str!("../migrations/0004_notified_for.mysql.down.sql"),
     },
 };
 

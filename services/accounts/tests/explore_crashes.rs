@@ -85,7 +85,9 @@ fn every_address_is_one_user_who_is_told_once_wherever_the_process_dies() -> Res
         let mail = tempfile::tempdir()?;
         let explorer = Explorer::new("accounts", SignUps { mail });
         let explorer = explorer.migrations("accounts", accounts::service().migrations);
-        explorer.transport(transport).max_runs(60).run()?.assert_clean();
+        let report = explorer.transport(transport).max_runs(60).run()?;
+        report.assert_clean();
+        ensure!(report.hits.contains_key("retrier.acted"), "no mail was sent: {report}");
     }
     Ok(())
 }

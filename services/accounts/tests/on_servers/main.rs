@@ -27,6 +27,8 @@ mod collide;
 mod confuse_text;
 #[path = "../sessions/forge_tokens.rs"]
 mod forge_tokens;
+#[path = "../sessions/forger.rs"]
+mod forger;
 #[path = "../sessions/forgotten_password.rs"]
 mod forgotten_password;
 #[path = "../service/guard_doors.rs"]

@@ -154,3 +154,19 @@ async fn a_mail_server_that_hangs_holds_nobody_up() -> Result<()> {
     drop(connection);
     accounts.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_for_mail_that_cannot_be_kept_is_given_up() -> Result<()> {
+    let stage = Stage::open().await?;
+    let accounts = Accounts::start(&stage).await?;
+    accounts
+        .service
+        .refuse_rows("inbox_messages", "status", "parked")
+        .await?;
+    assert_eq!(accounts.sign_up("ann@example.com").await?.status, 201);
+    let dead = "inbox_messages WHERE status = 'dead' AND subscription = 'accounts.mail_user'";
+    accounts.count_is(dead, 1).await?;
+    accounts.settled().await?;
+    accounts.stop().await?;
+    stage.finish().await
+}

@@ -11,6 +11,7 @@ mod stage;
 mod bound_growth;
 mod change_meanwhile;
 mod forge_tokens;
+mod forger;
 mod forgotten_password;
 mod house;
 mod log_in;
