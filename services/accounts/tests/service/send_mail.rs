@@ -170,3 +170,25 @@ async fn a_request_for_mail_that_cannot_be_kept_is_given_up() -> Result<()> {
     accounts.stop().await?;
     stage.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notice_that_was_not_taken_is_tried_again() -> Result<()> {
+    let server = Server::listen(0, "nobody").await?;
+    let port = server.port;
+    let url = format!("smtp://127.0.0.1:{port}");
+    let stage = Stage::open().await?;
+    let accounts = Accounts::start_with(&stage, &[("SMTP_URL", &url)]).await?;
+    assert_eq!(accounts.sign_up("ann@example.com").await?.status, 201);
+    wait_until("the mail", LIMIT, || async { server.mails().first().cloned() }).await?;
+    accounts.settled().await?;
+    server.task.abort();
+    assert!(server.task.await.is_err());
+    assert_eq!(accounts.register("ann@example.com").await?.status, 202);
+    let parked = "inbox_messages WHERE status = 'parked' AND subscription = 'accounts.mail_user' AND error IS NOT NULL";
+    accounts.count_is(parked, 1).await?;
+    let server = Server::listen(port, "nobody").await?;
+    let mail = wait_until("the notice", LIMIT, || async { server.mails().first().cloned() }).await?;
+    assert!(mail.contains("You have an account already"), "{mail}");
+    accounts.stop().await?;
+    stage.finish().await
+}
