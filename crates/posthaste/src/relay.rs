@@ -149,10 +149,11 @@ impl Relay {
             return Ok(Step::Idle);
         }
         let partitions: Vec<i64> = self.slots.keys().copied().collect();
-        if self.next_due.is_some_and(|at| at <= Instant::now()) {
+        // One moment for the whole look: a lane that is ready only at a later page would be overtaken by its own rows there.
+        let now = Instant::now();
+        if self.next_due.is_some_and(|at| at <= now) {
             self.next_due = None;
             let mut due = outbox::due(&self.store, &self.service, &partitions, BATCH).await?;
-            let now = Instant::now();
             due.retain(|row| self.waiting.get(&lane(row)).is_none_or(|(_, at)| *at <= now));
             // What the transport refuses waits with its lane and keeps nothing else waiting.
             if !due.is_empty() && !matches!(self.forward(due).await?, Forwarded::Nothing) {
@@ -160,7 +161,7 @@ impl Relay {
                 return Ok(Step::Moved);
             }
         }
-        self.waiting.retain(|_, (_, at)| *at > Instant::now() - MAX_DELAY);
+        self.waiting.retain(|_, (_, at)| *at > now - MAX_DELAY);
         let mut after = self.start();
         loop {
             let page = outbox::pending(&self.store, &self.service, &partitions, after, BATCH).await?;
@@ -170,7 +171,6 @@ impl Relay {
             failpoint::hit("relay.claimed").await;
             let full = page.rows.len() as u64 == BATCH;
             let read = page.rows.len();
-            let now = Instant::now();
             let ready: Vec<Pending> = page
                 .rows
                 .into_iter()

@@ -1,0 +1,107 @@
+//! A message that the transport refuses holds back those of its key, however many pages of the outbox they fill.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use posthaste::broker::memory::MemoryBroker;
+use posthaste::failpoint;
+use posthaste::{
+    Broker, CORE_MIGRATIONS, Engine, EngineConfig, Message, MessageId, Roles, Store, StoreOptions, Tuning, outbox,
+};
+use posthaste_testkit::{TestDatabase, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// More than two pages of the relay.
+const MESSAGES: usize = 1_100;
+/// Longer than a key waits after its first failure.
+const SLOW_LOOK: Duration = Duration::from_millis(300);
+
+fn message(key: &str) -> Message {
+    Message {
+        id: MessageId::new(),
+        source: String::new(),
+        event_type: "lane".to_owned(),
+        topic: "lane".to_owned(),
+        key: Some(key.to_owned()),
+        subject: None,
+        time: posthaste::message::now(),
+        content_type: "application/json".to_owned(),
+        correlation_id: None,
+        causation_id: None,
+        traceparent: None,
+        expires_at: None,
+        ordered: false,
+        headers: std::collections::BTreeMap::new(),
+        body: b"{}".to_vec(),
+    }
+}
+
+/// Makes a look at a second page take longer than the key has to wait; counts such looks.
+fn slow_second_pages() -> Arc<AtomicU32> {
+    let (looks, first) = (Arc::new(AtomicU32::new(0)), AtomicBool::new(true));
+    let counted = looks.clone();
+    failpoint::install(Some(Arc::new(move |point| {
+        let second = point == "relay.claimed" && !first.swap(false, SeqCst);
+        if point != "relay.claimed" {
+            first.store(true, SeqCst);
+        }
+        if !second {
+            return Box::pin(std::future::ready(()));
+        }
+        counted.fetch_add(1, SeqCst);
+        Box::pin(tokio::time::sleep(SLOW_LOOK))
+    })));
+    looks
+}
+
+#[tokio::test]
+async fn no_page_overtakes_the_one_before() -> Result<()> {
+    let database = TestDatabase::sqlite()?;
+    let store = Store::open(database.url(), StoreOptions::default())?;
+    store.migrate_up("core", CORE_MIGRATIONS).await?;
+    let mut tx = store.begin().await?;
+    // Another key's is taken: the relay looks again at once, while the refused key waits.
+    let other = message("other");
+    let ordered: Vec<Message> = (0..MESSAGES).map(|_| message("one")).collect();
+    let ids: Vec<MessageId> = ordered.iter().map(|message| message.id).collect();
+    for message in std::iter::once(other).chain(ordered) {
+        outbox::append(&mut tx, "shop", message).await?;
+    }
+    tx.commit().await?;
+    let broker = MemoryBroker::default();
+    broker.refuse(Some(ids[0].to_string()));
+    let looks = slow_second_pages();
+    let engine = Engine::start(EngineConfig {
+        service: "shop".to_owned(),
+        store: store.clone(),
+        broker: Broker::Memory(broker.clone()),
+        subscriptions: vec![],
+        roles: Roles {
+            worker: false,
+            relay: true,
+        },
+        tuning: Tuning::default(),
+    });
+    // The look after the second slow one begins when what the first one led to has been published.
+    wait_until("looks at second pages", LIMIT, || async {
+        (looks.load(SeqCst) > 2).then_some(())
+    })
+    .await?;
+    let early = broker.published().len();
+    ensure!(early == 1, "{} overtook the message that was refused", early - 1);
+    failpoint::install(None);
+    broker.refuse(None);
+    wait_until("all on the wire", LIMIT, || async {
+        let known: HashSet<MessageId> = broker.published().iter().map(|message| message.id).collect();
+        (known.len() == MESSAGES + 1).then_some(())
+    })
+    .await?;
+    engine.stop(LIMIT).await;
+    let published: Vec<MessageId> = broker.published().iter().skip(1).map(|message| message.id).collect();
+    ensure!(published == ids, "the order of the key is lost");
+    store.close().await;
+    database.finish().await
+}
