@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::PARTITIONS;
 use crate::failpoint::mutant;
 use crate::store::lease_rows::{self, Scope};
-use crate::store::{Store, StoreError, Tx};
+use crate::store::{Store, StoreError, Tx, Wake};
 
 /// A held slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +162,9 @@ impl Keeper {
         let _turn = self.turn.lock().await;
         let scopes = self.scope_names();
         if scopes.is_empty() {
+            // A worker over a foreign broker: rows that another process parked, or put back from the dead
+            // letters, would wait until one of its own is parked.
+            self.store.signals().ring_here(Wake::PARKED);
             return Ok(());
         }
         let started = Instant::now();
