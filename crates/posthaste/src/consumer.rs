@@ -19,7 +19,7 @@ use crate::message::{Message, MessageId, now};
 use crate::outbox;
 use crate::retry::{COLLISIONS, after_collision, back_off, jitter};
 use crate::store::inbox_rows::{self as inbox, Fate};
-use crate::store::{Dialect, Store, StoreError};
+use crate::store::{Dialect, Store, StoreError, Tx};
 use crate::telemetry::metric;
 
 /// Longest pause between two batches.
@@ -233,37 +233,29 @@ impl Consumer {
         let tags: Vec<i64> = batch.iter().map(|item| item.tag).collect();
         let mut tx = self.store.begin().await?;
         let mut seen = HashSet::with_capacity(batch.len());
-        let distinct = batch
+        let mut distinct: Vec<&Item> = batch
             .iter()
             .filter(|item| !subscription.deduplicate || seen.insert(item.message.id))
             .collect();
-        let (behind, ahead) = match self.queue_behind(&tx, distinct).await {
-            Ok(split) => split,
-            Err(error) => return store_failed(error),
-        };
-        for item in behind {
-            let fate = Fate::Parked {
-                after: Duration::ZERO,
-                error: None,
-            };
-            if let Err(error) = inbox::settle_new(&mut tx, &subscription.name, &item.message, 0, fate).await {
-                return store_failed(error);
-            }
-        }
-        let fresh = match self.mark(&tx, &ahead).await {
+        let fresh = match self.mark(&tx, &distinct).await {
             Ok(fresh) => fresh,
             Err(error) => return store_failed(error),
         };
-        let mut items = Vec::with_capacity(fresh.len());
-        let mut positions = Vec::with_capacity(fresh.len());
-        for item in ahead.into_iter().filter(|item| fresh.contains(&item.message.id.0)) {
+        distinct.retain(|item| fresh.contains(&item.message.id.0));
+        let duplicates = (batch.len() - distinct.len()) as u64;
+        let ahead = match self.park_behind(&mut tx, distinct).await {
+            Ok(ahead) => ahead,
+            Err(error) => return store_failed(error),
+        };
+        let mut items = Vec::with_capacity(ahead.len());
+        let mut positions = Vec::with_capacity(ahead.len());
+        for item in ahead {
             // Decoded before; a handler that failed half-way has used that value up.
             if let Ok(decoded) = (subscription.contract.decode)(&item.message) {
                 positions.push(batch.iter().position(|other| other.tag == item.tag));
                 items.push((item.message.clone(), decoded));
             }
         }
-        let duplicates = (batch.len() - items.len()) as u64;
         let times: Vec<_> = items.iter().map(|(message, _)| message.time).collect();
         failpoint::hit("consumer.marked").await;
         let handled = times.len() as u64;
@@ -310,12 +302,12 @@ impl Consumer {
         Ok(Tried::Committed)
     }
 
-    /// Marks `ahead` as handled; answers the ids that were not.
-    async fn mark(&self, tx: &crate::store::Tx, ahead: &[&Item]) -> Result<HashSet<Uuid>, StoreError> {
+    /// Marks `items` as handled; answers the ids that were not.
+    async fn mark(&self, tx: &Tx, items: &[&Item]) -> Result<HashSet<Uuid>, StoreError> {
         if !self.subscription.deduplicate {
-            return Ok(ahead.iter().map(|item| item.message.id.0).collect());
+            return Ok(items.iter().map(|item| item.message.id.0).collect());
         }
-        let messages = || ahead.iter().map(|item| item.message.as_ref());
+        let messages = || items.iter().map(|item| item.message.as_ref());
         #[cfg(feature = "explore")]
         if mutant!(MarkOutsideTransaction) {
             let fresh = inbox::mark(tx, &self.subscription.name, messages()).await?;
@@ -326,20 +318,32 @@ impl Consumer {
         inbox::mark(tx, &self.subscription.name, messages()).await
     }
 
-    /// Splits off what has to queue behind parked rows of its key.
-    async fn queue_behind<'i>(
-        &self,
-        tx: &crate::store::Tx,
-        items: Vec<&'i Item>,
-    ) -> Result<(Vec<&'i Item>, Vec<&'i Item>), StoreError> {
+    /// Parks those of `fresh` that have to queue behind parked rows of their key; answers the others.
+    ///
+    /// It looks after the marks are written, not before: they wait for a worker that had the partition before and is
+    /// still at work on it, and that one may have parked an earlier message of the key.
+    async fn park_behind<'i>(&self, tx: &mut Tx, fresh: Vec<&'i Item>) -> Result<Vec<&'i Item>, StoreError> {
         if !self.subscription.ordered {
-            return Ok((Vec::new(), items));
+            return Ok(fresh);
         }
-        let keys: HashSet<String> = items.iter().filter_map(|item| item.message.key.clone()).collect();
-        let blocked = inbox::blocked_keys(tx, &self.subscription.name, keys.into_iter().collect()).await?;
-        Ok(items
+        let name = &self.subscription.name;
+        let keys: HashSet<String> = fresh.iter().filter_map(|item| item.message.key.clone()).collect();
+        let blocked = inbox::blocked_keys(tx, name, keys.into_iter().collect()).await?;
+        let (behind, ahead): (Vec<_>, Vec<_>) = fresh
             .into_iter()
-            .partition(|item| item.message.key.as_ref().is_some_and(|key| blocked.contains(key))))
+            .partition(|item| item.message.key.as_ref().is_some_and(|key| blocked.contains(key)));
+        if behind.is_empty() {
+            return Ok(ahead);
+        }
+        inbox::unmark(tx, name, behind.iter().map(|item| item.message.id)).await?;
+        for item in behind {
+            let fate = Fate::Parked {
+                after: Duration::ZERO,
+                error: None,
+            };
+            inbox::settle_new(tx, name, &item.message, 0, fate).await?;
+        }
+        Ok(ahead)
     }
 
     pub(crate) fn count(&self, outcome: &'static str, by: u64) {

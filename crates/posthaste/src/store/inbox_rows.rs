@@ -7,7 +7,7 @@ use sea_orm::Value;
 use uuid::Uuid;
 
 use crate::envelope;
-use crate::message::Message;
+use crate::message::{Message, MessageId};
 use crate::store::{Column, Dialect, Insert, OnConflict, Row, Store, StoreError, Tx, Wake};
 
 const MARK: Insert = Insert {
@@ -50,6 +50,17 @@ pub(crate) async fn mark<'m>(
         ]
     });
     Ok(MARK.run(tx, rows.collect()).await?.into_iter().collect())
+}
+
+/// Takes back marks that `tx` has written.
+pub(crate) async fn unmark(
+    tx: &Tx,
+    subscription: &str,
+    ids: impl Iterator<Item = MessageId>,
+) -> Result<(), StoreError> {
+    let sql = "DELETE FROM inbox_messages WHERE subscription = $1 AND status = 'processed' AND message_id {in:$2}";
+    let ids = tx.dialect().uuids(ids.map(|id| id.0));
+    tx.execute(sql, vec![subscription.into(), ids]).await.map(drop)
 }
 
 async fn known(tx: &Tx, subscription: &str, messages: &[&Message]) -> Result<HashSet<Uuid>, StoreError> {
