@@ -47,15 +47,14 @@ impl Node {
         if let Some(port) = self.running()? {
             return Ok((port, true));
         }
-        let ports = places::ports_from(first_port);
-        // Its data belong to a name with the port in it.
-        let port = match self.port()? {
-            Some(port) => port,
-            None => ports
-                .into_iter()
-                .find(|port| [0, NAMES, NODES].iter().all(|above| places::is_free(port + above)))
-                .with_context(|| format!("no free port from {first_port} up for RabbitMQ"))?,
-        };
+        let is_free = |port: &u16| [0, NAMES, NODES].iter().all(|above| places::is_free(port + above));
+        // Its data belong to a name with the port in it: on another port, which a second checkout may force, it begins anew.
+        let port = self
+            .port()?
+            .into_iter()
+            .chain(places::ports_from(first_port))
+            .find(is_free)
+            .with_context(|| format!("no free port from {first_port} up for RabbitMQ"))?;
         self.launch(port)?;
         Ok((port, false))
     }
