@@ -70,11 +70,11 @@ if left < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) left = tonumber(ARGV[1]
 return {used, left}";
 
 impl RedisCache {
-    /// The cache behind `url` (`redis://[:PASSWORD@]HOST:PORT[/DB]`).
+    /// The cache behind `url` (`redis://[:PASSWORD@]HOST:PORT[/DB]`, `rediss://` for TLS with a certificate that
+    /// the system trusts).
     ///
     /// # Errors
-    /// [`CacheError::Url`] when the URL is not understood, `rediss://` included, which this build has no
-    /// TLS for.
+    /// [`CacheError::Url`] when the URL is not understood.
     pub fn open(url: &str) -> Result<Self, CacheError> {
         let wrong = |source| CacheError::Url { url: mask(url), source };
         let client = Client::open(url).map_err(wrong)?;
@@ -183,7 +183,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_url_is_refused_without_its_password_and_an_absent_server_is_not() {
-        let error = RedisCache::open("rediss://:secret@localhost:1")
+        let error = RedisCache::open("rediss://:secret@localhost:1/no-number")
             .err()
             .map(|e| e.to_string());
         assert!(error.as_ref().is_some_and(|text| !text.contains("secret")), "{error:?}");

@@ -22,6 +22,7 @@ mod private_redis;
 mod rabbitmq_node;
 mod redis_server;
 mod remove_orphans;
+mod test_certificate;
 pub mod test_database;
 mod test_vhost;
 
@@ -36,6 +37,7 @@ pub use private_mysql::PrivateMysql;
 pub use private_postgres::PrivatePostgres;
 pub use private_rabbitmq::PrivateRabbitmq;
 pub use private_redis::PrivateRedis;
+pub use test_certificate::TestCertificate;
 pub use test_vhost::TestVhost;
 
 use postgres_instance::{Instance, Shutdown};

@@ -72,7 +72,12 @@ pub(crate) fn check(kind: Kind, value: &str) -> Result<(), Wrong> {
         }),
         Kind::DatabaseUrl => scheme(value, DATABASES, DATABASE_FORMS).map(drop),
         Kind::BrokerUrl => scheme(value, BROKERS, BROKER_FORMS).map(drop),
-        Kind::RedisUrl => scheme(value, &[("redis", true), ("rediss", true)], "write redis://HOST:6379").map(drop),
+        Kind::RedisUrl => scheme(
+            value,
+            &[("redis", true), ("rediss", true)],
+            "write redis://HOST:6379, or rediss:// for TLS",
+        )
+        .map(drop),
         Kind::SmtpUrl => scheme(
             value,
             &[("smtp", true), ("smtps", true)],

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -266,6 +267,24 @@ impl Instance {
                 places::last_lines(&self.log(), 10)
             )
         })
+    }
+
+    /// Makes its next start take TLS connections only, with the certificate and key at these places.
+    pub(super) fn encrypt(&self, certificate: &Path, key: &Path) -> Result<()> {
+        let account = places::server_account()?;
+        for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
+            let to = self.data().join(name);
+            fs::copy(from, &to).with_context(|| format!("cannot write {}", to.display()))?;
+            fs::set_permissions(&to, Permissions::from_mode(0o600))?;
+            self.give(&to, account)?;
+        }
+        let rules = self.data().join("pg_hba.conf");
+        let encrypted = fs::read_to_string(&rules)?.replace("\nhost ", "\nhostssl ");
+        fs::write(&rules, encrypted)?;
+        let mut settings = OpenOptions::new()
+            .append(true)
+            .open(self.data().join("postgresql.conf"))?;
+        writeln!(settings, "ssl = on").context("cannot write the server's settings")
     }
 
     fn give(&self, path: &Path, account: Option<Account>) -> Result<()> {

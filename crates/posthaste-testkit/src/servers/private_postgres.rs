@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::places::{self, ReservedPort};
 use super::postgres_instance::{Instance, Shutdown};
-use super::{PostgresUrl, remove_orphans};
+use super::{PostgresUrl, TestCertificate, remove_orphans};
 
 /// No step of starting or stopping takes longer, except the first with an installation before it.
 const STEP_LIMIT: Duration = Duration::from_secs(900);
@@ -82,6 +82,20 @@ impl PrivatePostgres {
     pub async fn start(&self) -> Result<()> {
         let (instance, port) = (self.instance.clone(), self.port.number);
         step(move || instance.start_on(port)).await
+    }
+
+    /// Starts it again with `certificate`, for connections over TLS alone; its URL for a client that checks it.
+    ///
+    /// # Errors
+    /// As [`PrivatePostgres::restart`].
+    pub async fn encrypt(&self, certificate: &TestCertificate) -> Result<String> {
+        self.stop().await?;
+        let (instance, chain, key) = (self.instance.clone(), certificate.certificate(), certificate.key());
+        step(move || instance.encrypt(&chain, &key)).await?;
+        self.start().await?;
+        let url = self.url().replace("127.0.0.1", "localhost");
+        let authority = certificate.authority();
+        Ok(format!("{url}?sslmode=verify-full&sslrootcert={}", authority.display()))
     }
 
     /// Stops it in good order and starts it again.

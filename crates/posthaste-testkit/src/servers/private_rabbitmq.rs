@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::places::{self, ReservedPort};
 use super::rabbitmq_node::Node;
-use super::{rabbitmq_url, remove_orphans as orphans};
+use super::{TestCertificate, rabbitmq_url, remove_orphans as orphans};
 
 /// No step of starting or stopping takes longer, except the first with an installation before it.
 const STEP_LIMIT: Duration = Duration::from_secs(900);
@@ -100,6 +100,23 @@ impl PrivateRabbitmq {
     /// When it does not obey, also because there is no such queue.
     pub async fn delete_queue(&self, queue: &str) -> Result<()> {
         self.control(&["delete_queue", queue]).await
+    }
+
+    /// Makes it listen for TLS with `certificate` as well; its URL there.
+    ///
+    /// # Errors
+    /// When it does not obey.
+    pub async fn encrypt(&self, certificate: &TestCertificate) -> Result<String> {
+        let port = places::reserve_port(self.port.number + 1)?;
+        let start = format!(
+            "{{ok, _}} = application:ensure_all_started(ssl), \
+            ok = rabbit_networking:start_ssl_listener({}, [{{certfile, \"{}\"}}, {{keyfile, \"{}\"}}], 2).",
+            port.number,
+            certificate.certificate().display(),
+            certificate.key().display()
+        );
+        self.control(&["eval", &start]).await?;
+        Ok(format!("amqps://guest:guest@localhost:{}", port.number))
     }
 
     async fn control(&self, arguments: &[&str]) -> Result<()> {

@@ -1,17 +1,17 @@
 //! A Redis server of one test, which may stop, kill and start it.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use uuid::Uuid;
 
 use super::redis_server::RedisServer;
-use super::{places, remove_orphans};
+use super::{TestCertificate, places, remove_orphans};
 
 const DIRECTORY: &str = "private-redis";
 
 /// A server that no other test uses. It is stopped and its data removed when this value is dropped.
 pub struct PrivateRedis {
     server: RedisServer,
-    _port: places::ReservedPort,
+    port: places::ReservedPort,
     url: String,
 }
 
@@ -26,11 +26,7 @@ impl PrivateRedis {
             let server = RedisServer::at(places::servers_directory()?.join(DIRECTORY).join(name))?;
             let port = places::reserve_port(first_port)?;
             let (url, _) = server.start(port.number)?;
-            Ok(Self {
-                server,
-                _port: port,
-                url,
-            })
+            Ok(Self { server, port, url })
         })
         .await
     }
@@ -38,6 +34,22 @@ impl PrivateRedis {
     /// Where it is, whether it runs or not.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Starts it again so that it listens for TLS with `certificate` as well; its URL there.
+    ///
+    /// # Errors
+    /// When it does not end or start.
+    pub async fn encrypt(&self, certificate: &TestCertificate) -> Result<String> {
+        let port = places::reserve_port(self.port.number + 1)?.number;
+        let (server, chain, key) = (self.server.clone(), certificate.certificate(), certificate.key());
+        blocking(move || {
+            server.stop("TERM")?;
+            server.encrypt(port, &chain, &key)
+        })
+        .await?;
+        let (user, _) = self.url.rsplit_once('@').context("a URL without a password")?;
+        Ok(format!("{}@localhost:{port}", user.replacen("redis", "rediss", 1)))
     }
 
     /// Kills it at once.

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,8 @@ use super::{install_package, places};
 /// A first start by another process, with the installation before it.
 const LOCK_LIMIT: Duration = Duration::from_secs(900);
 const LIMIT: Duration = Duration::from_secs(30);
+/// What it is told beyond its arguments.
+const SETTINGS: &str = "redis.conf";
 
 const ADVICE: &str = "Redis is not installed and could not be installed from here. Install it (Debian, Ubuntu: \
     `apt-get install redis-server`), put `redis-server` into PATH, or set REDIS_URL to a server for tests.";
@@ -58,6 +60,17 @@ impl RedisServer {
         self.launch()
     }
 
+    /// Starts it again where it was, and for TLS on `port` with the certificate and key at these places.
+    pub(super) fn encrypt(&self, port: u16, certificate: &Path, key: &Path) -> Result<()> {
+        let settings = format!(
+            "tls-port {port}\ntls-cert-file {cert}\ntls-ca-cert-file {cert}\ntls-key-file {}\ntls-auth-clients no\n",
+            key.display(),
+            cert = certificate.display()
+        );
+        fs::write(self.home.join(SETTINGS), settings)?;
+        self.start_again()
+    }
+
     /// Its URL if it answers now.
     pub(super) fn running(&self) -> Result<Option<String>> {
         if self.process()?.is_none() || !self.answers() {
@@ -91,7 +104,9 @@ impl RedisServer {
 
     fn launch(&self) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.home.join("log"))?;
+        let settings = self.home.join(SETTINGS);
         let mut server = Command::new(program()?)
+            .args(settings.exists().then_some(settings.as_os_str()))
             .args(["--bind", "127.0.0.1", "--port", &self.text("port")?])
             .args(["--requirepass", &self.text("password")?])
             .args(["--appendonly", "yes", "--daemonize", "no", "--pidfile", "redis.pid"])
