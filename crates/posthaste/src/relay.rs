@@ -30,6 +30,8 @@ const CONFIRM: Duration = Duration::from_secs(30);
 const FENCED: Duration = Duration::from_millis(500);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
+/// A relay that is never idle asks for scheduled rows this often, and begins anew at the oldest row where some of them wait.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// One message's lane through the transport: later ones must not overtake it.
 type Lane = (String, Option<String>);
@@ -45,7 +47,9 @@ pub(crate) struct Relay {
     floor: Floor,
     /// Lanes whose oldest message failed: how often, and when it is tried again.
     waiting: HashMap<Lane, (u32, Instant)>,
+    /// When the next scheduled row falls due, as of the last look at them.
     next_due: Option<Instant>,
+    looked: Instant,
     #[cfg(feature = "explore")]
     cursor: i64,
 }
@@ -79,6 +83,7 @@ impl Relay {
             floor: Floor::default(),
             waiting: HashMap::new(),
             next_due: None,
+            looked: Instant::now(),
             #[cfg(feature = "explore")]
             cursor: 0,
         }
@@ -151,17 +156,19 @@ impl Relay {
         let partitions: Vec<i64> = self.slots.keys().copied().collect();
         // One moment for the whole look: a lane that is ready only at a later page would be overtaken by its own rows there.
         let now = Instant::now();
-        if self.next_due.is_some_and(|at| at <= now) {
-            self.next_due = None;
-            let mut due = outbox::due(&self.store, &self.service, &partitions, BATCH).await?;
-            due.retain(|row| self.waiting.get(&lane(row)).is_none_or(|(_, at)| *at <= now));
-            // What the transport refuses waits with its lane and keeps nothing else waiting.
-            if !due.is_empty() && !matches!(self.forward(due).await?, Forwarded::Nothing) {
+        if self.next_due.is_some_and(|at| at <= now) || now - self.looked >= LOOK {
+            self.looked = now;
+            if let Some(due) = self.due(&partitions, now).await?
+                // What the transport refuses waits with its lane and keeps nothing else waiting.
+                && !matches!(self.forward(due).await?, Forwarded::Nothing)
+            {
                 self.next_due = Some(Instant::now());
                 return Ok(Step::Moved);
             }
+            self.next_due = None;
         }
         self.waiting.retain(|_, (_, at)| *at > now - MAX_DELAY);
+        let mut moved = false;
         let mut after = self.start();
         loop {
             let page = outbox::pending(&self.store, &self.service, &partitions, after, BATCH).await?;
@@ -169,13 +176,9 @@ impl Relay {
                 break;
             };
             failpoint::hit("relay.claimed").await;
-            let full = page.rows.len() as u64 == BATCH;
             let read = page.rows.len();
-            let ready: Vec<Pending> = page
-                .rows
-                .into_iter()
-                .filter(|row| self.waiting.get(&lane(row)).is_none_or(|(_, at)| *at <= now))
-                .collect();
+            let full = read as u64 == BATCH;
+            let ready = self.ready(page.rows, now);
             let whole = ready.len() == read && after == self.floor.at();
             if ready.is_empty() {
                 if !full {
@@ -197,19 +200,48 @@ impl Relay {
             } else {
                 self.floor.reset();
             }
-            return Ok(if matches!(forwarded, Forwarded::Nothing) {
-                Step::Refused
-            } else {
-                Step::Moved
-            });
+            if matches!(forwarded, Forwarded::Nothing) {
+                return Ok(if moved { Step::Moved } else { Step::Refused });
+            }
+            // To begin anew would be to read all that waits once more for each batch of the others.
+            if whole || !full || self.slots.is_empty() || now.elapsed() >= LOOK {
+                return Ok(Step::Moved);
+            }
+            moved = true;
+            after = last;
+        }
+        if moved {
+            return Ok(Step::Moved);
         }
         self.floor.idle();
-        if self.next_due.is_none() {
-            let wait = outbox::next_due(&self.store, &self.service, &partitions).await?;
-            // Those that are due and still here wait with their lane.
-            self.next_due = wait.map(|wait| Instant::now() + Duration::from_secs_f64(wait.clamp(0.2, 3600.0)));
-        }
+        // Asked each time: one that was appended since may be due before the one that was known.
+        let wait = outbox::next_due(&self.store, &self.service, &partitions).await?;
+        // Those that are due and still here wait with their lane.
+        self.next_due = wait.map(|wait| Instant::now() + Duration::from_secs_f64(wait.clamp(0.2, 3600.0)));
         Ok(Step::Idle)
+    }
+
+    /// The oldest scheduled rows that are due and do not wait; `None` when there are none.
+    async fn due(&self, partitions: &[i64], now: Instant) -> Result<Option<Vec<Pending>>, StoreError> {
+        let mut skipped = 0;
+        loop {
+            let due = outbox::due(&self.store, &self.service, partitions, skipped, BATCH).await?;
+            let read = due.len() as u64;
+            let ready = self.ready(due, now);
+            if !ready.is_empty() {
+                return Ok(Some(ready));
+            }
+            if read < BATCH {
+                return Ok(None);
+            }
+            skipped += read;
+        }
+    }
+
+    /// Those of `rows` whose lane does not wait.
+    fn ready(&self, mut rows: Vec<Pending>, now: Instant) -> Vec<Pending> {
+        rows.retain(|row| self.waiting.get(&lane(row)).is_none_or(|(_, at)| *at <= now));
+        rows
     }
 
     fn start(&self) -> i64 {

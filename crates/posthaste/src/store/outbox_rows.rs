@@ -111,20 +111,29 @@ pub(crate) async fn pending(
     Ok(Page { rows, xmin, xmax })
 }
 
-/// The scheduled rows of `service` in `partitions` that are due.
+/// The scheduled rows of `service` in `partitions` that are due, at most `limit` behind the first `skipped`.
 pub(crate) async fn due(
     store: &Store,
     service: &str,
     partitions: &[i64],
+    skipped: u64,
     limit: u64,
 ) -> Result<Vec<Pending>, StoreError> {
     let sql = format!(
         "SELECT {COLUMNS} FROM outbox_messages {{index:outbox_pending}} WHERE status = 'pending' AND due_at <= {{clock}} AND service = $1 \
-         AND partition_no {{in:$2}} ORDER BY due_at, seq LIMIT $3"
+         AND partition_no {{in:$2}} ORDER BY due_at, seq LIMIT $3 OFFSET $4"
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
     let rows = store
-        .query(&sql, vec![service.into(), partitions, limit.cast_signed().into()])
+        .query(
+            &sql,
+            vec![
+                service.into(),
+                partitions,
+                limit.cast_signed().into(),
+                skipped.cast_signed().into(),
+            ],
+        )
         .await?;
     rows.iter().map(read).collect()
 }
