@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Broker;
 use crate::consumer::Consumer;
 use crate::failure::panic_text;
-use crate::handle::{Effect, Subscription};
+use crate::handle::Subscription;
 use crate::lease::Keeper;
 use crate::publish::Publisher;
 use crate::relay::Relay;
@@ -133,17 +133,11 @@ impl Engine {
                     consumer.run(broker.clone(), keeper.clone(), stop)
                 });
             }
-            // Each kind has its own, so that a mail server that hangs holds up no other retry.
-            let (outside, within): (Vec<_>, Vec<_>) = subscriptions
-                .into_iter()
-                .partition(|subscription| matches!(subscription.effect, Effect::Outside(_)));
-            for subscriptions in [outside, within] {
-                if subscriptions.is_empty() {
-                    continue;
-                }
+            // Each has its own, so that a handler that hangs, or a mail server, holds up no other's retries.
+            for subscription in subscriptions {
                 let (service, store) = (service.clone(), store.clone());
                 supervise(&mut tasks, "retrier", &stop, move |stop| {
-                    Retrier::new(&service, &store, subscriptions.clone()).run(stop)
+                    Retrier::new(&service, &store, &subscription).run(stop)
                 });
             }
         }

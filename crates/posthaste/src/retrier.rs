@@ -1,4 +1,4 @@
-//! Tries parked rows when they are due, each alone: its own attempt, and no other row's, is counted and
+//! Tries the parked rows of one subscription when they are due, each alone: its own attempt, and no other row's, is counted and
 //! committed first, so that a message that kills the process ends in the dead letters too. What is handled outside of
 //! a transaction comes here at once, from the consumer.
 
@@ -34,17 +34,17 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Retrier {
     service: String,
     store: Store,
-    subscriptions: Vec<Arc<Subscription>>,
+    subscription: Arc<Subscription>,
     /// Rows in hand when the database went away, with their attempts.
     interrupted: Mutex<Vec<(Due, u32)>>,
 }
 
 impl Retrier {
-    pub fn new(service: &str, store: &Store, subscriptions: Vec<Arc<Subscription>>) -> Self {
+    pub fn new(service: &str, store: &Store, subscription: &Arc<Subscription>) -> Self {
         Self {
             service: service.to_owned(),
             store: store.clone(),
-            subscriptions,
+            subscription: subscription.clone(),
             interrupted: Mutex::default(),
         }
     }
@@ -52,19 +52,18 @@ impl Retrier {
     /// Runs until `stop`; the rows in hand are finished, as far as the drain allows.
     pub async fn run(self, stop: CancellationToken) {
         let mut signal = self.store.signals().parked();
-        let names: Vec<String> = self.subscriptions.iter().map(|one| one.name.clone()).collect();
         let mut failures = 0u32;
         while !stop.is_cancelled() {
             signal.borrow_and_update();
-            let pause = match self.step(&names, &stop).await {
+            let pause = match self.step(&stop).await {
                 Ok(0) => {
                     failures = 0;
-                    self.pause(&names).await
+                    self.pause().await
                 }
                 Ok(_) => continue,
                 Err(error) => {
                     if failures == 0 {
-                        tracing::warn!(service = self.service, error = %chain(&error), "the retrier waits for the database");
+                        tracing::warn!(subscription = self.subscription.name, error = %chain(&error), "the retrier waits for the database");
                     }
                     failures += 1;
                     Some(back_off(
@@ -92,22 +91,17 @@ impl Retrier {
         }
     }
 
-    async fn pause(&self, names: &[String]) -> Option<Duration> {
-        match inbox::next_due(&self.store, names).await {
+    async fn pause(&self) -> Option<Duration> {
+        match inbox::next_due(&self.store, &self.subscription.name).await {
             Ok(wait) => wait.map(|wait| Duration::from_secs_f64(wait.clamp(0.001, 3600.0))),
             Err(_away) => Some(Duration::from_secs(1)),
         }
     }
 
-    async fn step(&self, names: &[String], stop: &CancellationToken) -> Result<usize, StoreError> {
-        let ordered: Vec<String> = self
-            .subscriptions
-            .iter()
-            .filter(|one| one.ordered)
-            .map(|one| one.name.clone())
-            .collect();
+    async fn step(&self, stop: &CancellationToken) -> Result<usize, StoreError> {
         self.resume().await?;
-        let heads = inbox::due(&self.store, names, &ordered, PAGE).await?;
+        let subscription = &self.subscription;
+        let heads = inbox::due(&self.store, &subscription.name, subscription.ordered, PAGE).await?;
         let count = heads.len();
         let halt = stop.child_token();
         let lanes = heads.into_iter().map(|head| self.work_off(head, &halt));
@@ -149,9 +143,7 @@ impl Retrier {
 
     /// Tries `head`, and once it has ended the rows that wait behind it.
     async fn work_off(&self, head: Due, halt: &CancellationToken) -> Result<(), StoreError> {
-        let Some(subscription) = self.subscriptions.iter().find(|one| one.name == head.subscription) else {
-            return Ok(());
-        };
+        let subscription = self.subscription.as_ref();
         let key = head.key.clone().filter(|_| subscription.ordered);
         let until = Instant::now() + GRACE;
         if halt.is_cancelled() {

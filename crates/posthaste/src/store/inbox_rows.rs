@@ -197,57 +197,53 @@ pub(crate) struct Due {
     seq: i64,
 }
 
-/// Rows of `subscriptions` that are due, at most `limit`; of a key of an `ordered` subscription only the
-/// earliest. Those behind another one are put off, so that no look finds them again and again: whoever ends
-/// the earliest goes on with [`next_of_key`].
-pub(crate) async fn due(
-    store: &Store,
-    subscriptions: &[String],
-    ordered: &[String],
-    limit: i64,
-) -> Result<Vec<Due>, StoreError> {
-    let dialect = store.dialect();
-    let texts = |list: &[String]| dialect.texts(list.iter().cloned());
+/// Rows of `subscription` that are due, at most `limit`; where it is `ordered`, only the earliest of each key. Those
+/// behind another one are put off, so that no look finds them again and again: whoever ends the earliest goes on
+/// with [`next_of_key`].
+pub(crate) async fn due(store: &Store, subscription: &str, ordered: bool, limit: i64) -> Result<Vec<Due>, StoreError> {
     let sql = "SELECT subscription, message_id, message_key, parked_seq FROM inbox_messages \
-        WHERE status = 'parked' AND due_at <= {clock} AND subscription {in:$1} ORDER BY due_at, parked_seq LIMIT $2";
-    let found = store.query(sql, vec![texts(subscriptions), limit.into()]).await?;
-    let found: Vec<Due> = found.iter().map(read_due).collect::<Result<_, _>>()?;
-    let mut heads: HashMap<(String, String), i64> = HashMap::new();
-    for subscription in ordered {
-        let keys: HashSet<&String> = found
-            .iter()
-            .filter(|row| row.subscription == *subscription)
-            .filter_map(|row| row.key.as_ref())
-            .collect();
-        if keys.is_empty() {
-            continue;
-        }
-        let sql = "SELECT message_key, MIN(parked_seq) AS head FROM inbox_messages \
-            WHERE subscription = $1 AND status = 'parked' AND message_key {in:$2} GROUP BY message_key";
-        let keys = dialect.texts(keys.into_iter().cloned());
-        for row in store.query(sql, vec![subscription.as_str().into(), keys]).await? {
-            heads.insert((subscription.clone(), row.get("message_key")?), row.get("head")?);
+        WHERE status = 'parked' AND due_at <= {clock} AND subscription = $1 ORDER BY due_at, parked_seq LIMIT $2";
+    loop {
+        let found = store.query(sql, vec![subscription.into(), limit.into()]).await?;
+        let found: Vec<Due> = found.iter().map(read_due).collect::<Result<_, _>>()?;
+        let full = i64::try_from(found.len()) == Ok(limit);
+        let first = if ordered {
+            put_off_behind(store, subscription, found).await?
+        } else {
+            found
+        };
+        // Behind a page of those that were put off others may be due.
+        if !first.is_empty() || !full {
+            return Ok(first);
         }
     }
-    let (first, behind): (Vec<Due>, Vec<Due>) = found.into_iter().partition(|row| {
-        let head = row
-            .key
-            .clone()
-            .and_then(|key| heads.get(&(row.subscription.clone(), key)));
+}
+
+/// Puts off those of `due` that wait behind another row of their key; answers the others.
+async fn put_off_behind(store: &Store, subscription: &str, due: Vec<Due>) -> Result<Vec<Due>, StoreError> {
+    let dialect = store.dialect();
+    let keys: HashSet<&String> = due.iter().filter_map(|row| row.key.as_ref()).collect();
+    if keys.is_empty() {
+        return Ok(due);
+    }
+    let sql = "SELECT message_key, MIN(parked_seq) AS head FROM inbox_messages \
+        WHERE subscription = $1 AND status = 'parked' AND message_key {in:$2} GROUP BY message_key";
+    let keys = dialect.texts(keys.into_iter().cloned());
+    let mut heads: HashMap<String, i64> = HashMap::new();
+    for row in store.query(sql, vec![subscription.into(), keys]).await? {
+        heads.insert(row.get("message_key")?, row.get("head")?);
+    }
+    let (first, behind): (Vec<Due>, Vec<Due>) = due.into_iter().partition(|row| {
+        let head = row.key.as_ref().and_then(|key| heads.get(key));
         head.is_none_or(|head| *head == row.seq)
     });
-    for subscription in ordered {
-        let ids: Vec<Uuid> = behind
-            .iter()
-            .filter(|row| row.subscription == *subscription)
-            .map(|row| row.id)
-            .collect();
-        if !ids.is_empty() {
-            let sql = "UPDATE inbox_messages SET due_at = {after:$1} \
-                WHERE subscription = $2 AND message_id {in:$3} AND status = 'parked' AND attempts = 0";
-            let values = vec![micros(BEHIND).into(), subscription.as_str().into(), dialect.uuids(ids)];
-            store.execute(sql, values).await?;
-        }
+    if !behind.is_empty() {
+        // One that somebody has in hand since is not due any more.
+        let sql = "UPDATE inbox_messages SET due_at = {after:$1} \
+            WHERE subscription = $2 AND message_id {in:$3} AND status = 'parked' AND due_at <= {now}";
+        let ids = dialect.uuids(behind.into_iter().map(|row| row.id));
+        let values = vec![micros(BEHIND).into(), subscription.into(), ids];
+        store.execute(sql, values).await?;
     }
     Ok(first)
 }
@@ -338,12 +334,18 @@ pub(crate) async fn mark_parked(tx: &mut Tx, subscription: &str, id: Uuid, attem
     Ok(changed == 1)
 }
 
-/// How long until a parked row of `subscriptions` falls due. Rows that are due already are claimed without a timer, or wait behind the first of their key.
-pub(crate) async fn next_due(store: &Store, subscriptions: &[String]) -> Result<Option<f64>, StoreError> {
+/// Whether a parked row of any subscription is due.
+pub(crate) async fn is_due(store: &Store) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 AS one FROM inbox_messages WHERE status = 'parked' AND due_at <= {clock} LIMIT 1";
+    Ok(!store.query(sql, vec![]).await?.is_empty())
+}
+
+/// How long until a parked row of `subscription` falls due. Rows that are due already are claimed without a timer, or
+/// wait behind the first of their key.
+pub(crate) async fn next_due(store: &Store, subscription: &str) -> Result<Option<f64>, StoreError> {
     let sql = "SELECT -({age:due_at}) AS wait FROM inbox_messages {index:inbox_parked} \
-        WHERE status = 'parked' AND due_at > {clock} AND subscription {in:$1} ORDER BY due_at LIMIT 1";
-    let list = store.dialect().texts(subscriptions.iter().cloned());
-    let rows = store.query(sql, vec![list]).await?;
+        WHERE status = 'parked' AND due_at > {clock} AND subscription = $1 ORDER BY due_at LIMIT 1";
+    let rows = store.query(sql, vec![subscription.into()]).await?;
     rows.first().map_or(Ok(None), |row| row.get("wait"))
 }
 

@@ -1,11 +1,13 @@
 //! Wake-ups: a signal in this process after a commit, and on PostgreSQL a coalesced NOTIFY after it
 //! for the other processes. Both only save waiting; the poll in `lease.rs` finds everything.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{Pools, Store};
 
@@ -46,6 +48,30 @@ impl Wake {
             parked: self.parked || other.parked,
         }
     }
+
+    /// What other processes are told: whose it is, then a letter for each loop.
+    fn told_by(self, owner: Uuid) -> String {
+        let letters = [(self.outbox, 'o'), (self.queue, 'q'), (self.parked, 'p')];
+        let letters: String = letters
+            .iter()
+            .filter(|(rung, _)| *rung)
+            .map(|(_, letter)| letter)
+            .collect();
+        format!("{} {letters}", owner.simple())
+    }
+
+    /// What `text` asks for, unless it is `owner`'s own; everything where another version or a person wrote it.
+    fn heard(text: &str, owner: Uuid) -> Self {
+        match text.split_once(' ') {
+            Some((by, _)) if by == owner.simple().to_string() => Self::default(),
+            Some((_, letters)) => Self {
+                outbox: letters.contains('o'),
+                queue: letters.contains('q'),
+                parked: letters.contains('p'),
+            },
+            None => Self::ALL,
+        }
+    }
 }
 
 /// Counters that grow with each wake-up: a loop that looks before it waits misses none.
@@ -54,6 +80,9 @@ pub(crate) struct Signals {
     queue: watch::Sender<u64>,
     parked: watch::Sender<u64>,
     committed: Notify,
+    /// What other processes are still to be told.
+    untold: Mutex<Wake>,
+    owner: Uuid,
 }
 
 impl Default for Signals {
@@ -64,6 +93,8 @@ impl Default for Signals {
             queue: counter(),
             parked: counter(),
             committed: Notify::new(),
+            untold: Mutex::default(),
+            owner: Uuid::new_v4(),
         }
     }
 }
@@ -73,6 +104,9 @@ impl Signals {
     pub(super) fn ring(&self, wake: Wake) {
         if wake != Wake::default() {
             self.ring_here(wake);
+            let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+            *untold = untold.and(wake);
+            drop(untold);
             self.committed.notify_one();
         }
     }
@@ -132,8 +166,9 @@ impl Store {
             {
                 // What came while nobody listened.
                 self.0.signals.ring_here(Wake::ALL);
-                while listener.recv().await.is_ok() {
-                    self.0.signals.ring_here(Wake::ALL);
+                while let Ok(heard) = listener.recv().await {
+                    let signals = &self.0.signals;
+                    signals.ring_here(Wake::heard(heard.payload(), signals.owner));
                 }
             }
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -142,12 +177,35 @@ impl Store {
 
     async fn notify_others(&self, pool: &sqlx::PgPool) {
         loop {
-            self.0.signals.committed.notified().await;
+            let signals = &self.0.signals;
+            signals.committed.notified().await;
+            let untold = std::mem::take(&mut *signals.untold.lock().unwrap_or_else(PoisonError::into_inner));
+            let told = sqlx::query("SELECT pg_notify($1, $2)")
+                .bind(CHANNEL)
+                .bind(untold.told_by(signals.owner));
             // A lost NOTIFY costs the others one poll interval.
-            if let Err(error) = sqlx::query("NOTIFY posthaste").execute(pool).await {
+            if let Err(error) = told.execute(pool).await {
                 tracing::debug!(error = %error, "NOTIFY failed");
             }
             tokio::time::sleep(COALESCE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::Wake;
+
+    #[test]
+    fn only_the_loops_that_were_named_wake_and_not_by_themselves() {
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        for wake in [Wake::OUTBOX, Wake::QUEUE.and(Wake::PARKED), Wake::ALL] {
+            let told = wake.told_by(one);
+            assert_eq!(Wake::heard(&told, other), wake, "{told}");
+            assert_eq!(Wake::heard(&told, one), Wake::default(), "{told}");
+        }
+        assert_eq!(Wake::heard("", one), Wake::ALL, "by hand, or by another version");
     }
 }
