@@ -60,6 +60,10 @@ impl Publisher {
     /// Publishes `message`; once this answers `Ok` it is durable. When the transport's answer was lost
     /// it may go out twice, under one id.
     ///
+    /// It keeps no order with what its key has in the outbox: a message that goes straight to the transport overtakes
+    /// one that waits there, as those do that came while the transport was away. Where the order of a key matters, all
+    /// of its messages belong into the outbox ([`Publisher::append`], [`outbox::append`]).
+    ///
     /// # Errors
     /// When neither the transport nor the outbox took it; the caller may try again with the same id.
     pub async fn publish(&self, mut message: Message) -> Result<Via, PublishError> {

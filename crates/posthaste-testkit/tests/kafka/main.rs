@@ -3,6 +3,7 @@
 
 mod break_broker;
 mod foreign_client;
+mod move_partition;
 mod share_group;
 #[path = "../rabbitmq/shop.rs"]
 mod shop;

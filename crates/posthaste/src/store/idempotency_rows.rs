@@ -83,7 +83,8 @@ pub(crate) async fn remove_expired(store: &Store, limit: i64) -> Result<u64, Sto
         Dialect::Mysql => "DELETE FROM idempotency_keys WHERE expires_at <= {now} ORDER BY expires_at LIMIT $1",
         _ => {
             "DELETE FROM idempotency_keys WHERE (scope, idempotency_key) IN \
-        (SELECT scope, idempotency_key FROM idempotency_keys WHERE expires_at <= {clock} LIMIT $1)"
+        (SELECT scope, idempotency_key FROM idempotency_keys WHERE expires_at <= {clock} LIMIT $1) \
+        AND expires_at <= {now}"
         }
     };
     store.execute(sql, vec![limit.into()]).await

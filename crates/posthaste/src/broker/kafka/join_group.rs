@@ -86,6 +86,11 @@ impl Member {
             };
             state.assign(*number, self.0.window, committed, suspect);
         }
+        drop(state);
+        // librdkafka forgets its own pauses when a partition is taken away, and not those that were asked for.
+        if let Err(error) = consumer.resume(partitions) {
+            tracing::debug!(topic = self.0.topic, %error, "not resumed");
+        }
         tracing::debug!(
             topic = self.0.topic,
             group = self.0.group,
