@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    QueueDeclareOptions,
+    QueueDeclareOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -45,23 +45,7 @@ async fn both(url: &str, kind: &str, bodies: &[String]) -> Result<(f64, f64)> {
 
     let messages: Vec<BasicProperties> = bodies.iter().map(|_| properties()).collect();
     let start = Instant::now();
-    let mut waiting = VecDeque::with_capacity(WINDOW);
-    for (body, properties) in bodies.iter().zip(messages) {
-        if waiting.len() == WINDOW
-            && let Some(oldest) = waiting.pop_front()
-        {
-            confirm(oldest).await?;
-        }
-        let options = BasicPublishOptions {
-            mandatory: true,
-            ..BasicPublishOptions::default()
-        };
-        let sent = channel.basic_publish("".into(), QUEUE.into(), options, body.as_bytes(), properties);
-        waiting.push_back(sent.await?);
-    }
-    for oldest in waiting {
-        confirm(oldest).await?;
-    }
+    publish(&channel, QUEUE, bodies.iter().map(String::as_str).zip(messages)).await?;
     let published = bodies.len() as f64 / start.elapsed().as_secs_f64();
 
     let start = Instant::now();
@@ -87,6 +71,92 @@ async fn both(url: &str, kind: &str, bodies: &[String]) -> Result<(f64, f64)> {
     );
     connection.close(200, "done".into()).await?;
     Ok((published, consumed))
+}
+
+async fn publish(
+    channel: &Channel,
+    queue: &str,
+    messages: impl Iterator<Item = (impl AsRef<[u8]>, BasicProperties)>,
+) -> Result<()> {
+    let mut waiting = VecDeque::with_capacity(WINDOW);
+    for (body, properties) in messages {
+        if waiting.len() == WINDOW
+            && let Some(oldest) = waiting.pop_front()
+        {
+            confirm(oldest).await?;
+        }
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let sent = channel.basic_publish("".into(), queue.into(), options, body.as_ref(), properties);
+        waiting.push_back(sent.await?);
+    }
+    for oldest in waiting {
+        confirm(oldest).await?;
+    }
+    Ok(())
+}
+
+/// A queue of the measured services, as its own bare client sees it.
+pub struct Queue {
+    _connection: Connection,
+    channel: Channel,
+    name: &'static str,
+}
+
+impl Queue {
+    /// `name`, which has been declared.
+    ///
+    /// # Errors
+    /// When the server is not there.
+    pub async fn open(url: &str, name: &'static str) -> Result<Self> {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Self {
+            _connection: connection,
+            channel,
+            name,
+        })
+    }
+
+    /// Publishes `bodies`, each with an id of its own.
+    ///
+    /// # Errors
+    /// When one is not confirmed, or all are not within 10 minutes.
+    pub async fn fill(&self, bodies: impl Iterator<Item = String>) -> Result<()> {
+        let filled = publish(&self.channel, self.name, bodies.map(|body| (body, properties())));
+        timeout(5 * LIMIT, filled).await.context("RabbitMQ is late")?
+    }
+
+    /// Messages that wait in it.
+    ///
+    /// # Errors
+    /// When there is no such queue.
+    pub async fn depth(&self) -> Result<usize> {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let declared = self
+            .channel
+            .queue_declare(self.name.into(), options, FieldTable::default());
+        Ok(timeout(LIMIT, declared)
+            .await
+            .context("RabbitMQ is late")??
+            .message_count() as usize)
+    }
+
+    /// Removes what waits in it.
+    ///
+    /// # Errors
+    /// When there is no such queue.
+    pub async fn purge(&self) -> Result<()> {
+        let purged = self.channel.queue_purge(self.name.into(), QueuePurgeOptions::default());
+        timeout(LIMIT, purged).await.context("RabbitMQ is late")??;
+        Ok(())
+    }
 }
 
 async fn confirm(sent: impl Future<Output = lapin::Result<Confirmation>>) -> Result<()> {

@@ -192,7 +192,7 @@ pub const KEYS: &[Key] = &[
         "KAFKA_ENABLE_OUTBOX",
         Some("true"),
         Kind::Bool,
-        "messages: off publishes directly",
+        "messages: off publishes directly; after an outage a sender's messages may change places",
     ),
     key(
         "KAFKA_ENABLE_INBOX",
