@@ -24,5 +24,4 @@ pub use keyset_cursor::{CursorId, KeysetCursor};
 pub use open_services::OpenError;
 pub use run_chores::{Chore, ChoreStep};
 pub use run_services::{Host, RunningHost, StartError};
-pub use serve_process::serve_from_env;
 pub use service::{Audit, Recording, Service, ServiceCommand, ServiceContext, ServiceParts};

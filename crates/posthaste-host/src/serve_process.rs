@@ -50,25 +50,6 @@ impl ServeError {
     }
 }
 
-/// Runs `services` in this process with the configuration of its environment until SIGTERM or SIGINT:
-/// the whole `main` of a program with services of its own.
-pub async fn serve_from_env(services: &[Service]) -> ExitCode {
-    let started = Instant::now();
-    let names: Vec<&str> = services.iter().map(|service| service.name).collect();
-    let config = sources(Sources::new(), None).and_then(|sources| Config::load(sources, &names));
-    let served = match config {
-        Ok(config) => serve(services, &config, started).await,
-        Err(errors) => Err(errors.into()),
-    };
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&error);
-            error.exit_code()
-        }
-    }
-}
-
 /// `flags`, then the environment, `.env` and the file.
 pub(crate) fn sources(flags: Sources, file: Option<&Path>) -> Result<Sources, ConfigErrors> {
     // Names and values that are no Unicode are no keys of ours.

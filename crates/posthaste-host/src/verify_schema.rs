@@ -104,7 +104,7 @@ pub(crate) async fn verify_until(database: &Database, apply: bool, stop: &Cancel
 /// Says what is missing and what to do about it.
 pub(crate) fn missing_sentence(missing: &[String]) -> String {
     format!(
-        "the schema lacks {}; run `posthaste migrate up`, or start with --migrate",
+        "the schema lacks {}; run `migrate up` of this program, or start it with --migrate",
         missing.join(", ")
     )
 }

@@ -36,5 +36,5 @@ fn build(cx: &ServiceContext) -> Result<ServiceParts, ConfigError> {
 async fn main() -> std::process::ExitCode {
     const UP: Sql = Sql::same("CREATE TABLE greetings (name TEXT NOT NULL)");
     const TABLE: Migration = Migration::new(1, "greetings", UP, Sql::same("DROP TABLE greetings"));
-    posthaste_host::serve_from_env(&[Service::new("hello", build).with(&[TABLE])]).await
+    posthaste_host::cli::run(&[Service::new("hello", build).with(&[TABLE])]).await
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use posthaste::{Store, StoreOptions};
-use posthaste_testkit::wait_until;
+use posthaste_testkit::{TestDatabase, wait_until};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
@@ -58,4 +58,20 @@ async fn greets_and_remembers_once() -> Result<()> {
     let status = tokio::time::timeout(LIMIT, hello.wait()).await??;
     ensure!(status.code() == Some(0), "{status}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_schema_is_applied_where_no_server_applies_it() -> Result<()> {
+    let database = TestDatabase::postgres().await?;
+    let mut hello = Command::new(env!("CARGO_BIN_EXE_hello"));
+    hello
+        .args(["migrate", "up"])
+        .env_clear()
+        .env("DATABASE_URL", database.url());
+    let applied = tokio::time::timeout(LIMIT, hello.kill_on_drop(true).output()).await??;
+    ensure!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    let store = Store::open(database.url(), StoreOptions::default())?;
+    ensure!(store.query("SELECT name FROM greetings", vec![]).await?.is_empty());
+    store.close().await;
+    database.finish().await
 }

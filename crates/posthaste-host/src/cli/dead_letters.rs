@@ -221,7 +221,7 @@ fn explain(store: &Store, error: &StoreError) -> CliError {
     let hint = if error.is_unavailable() {
         ""
     } else {
-        "; is its schema there (`posthaste migrate status`)?"
+        "; is its schema there (`migrate status` says)?"
     };
     CliError::Refused(format!("{}: {}{hint}", store.display(), chain(error)))
 }
