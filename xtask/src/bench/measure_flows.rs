@@ -10,6 +10,8 @@ use posthaste_testkit::servers::PrivateRabbitmq;
 use uuid::Uuid;
 
 use super::drive_python::Python;
+use super::measure_growth::{self, Sizes};
+use super::measure_handlers::Handled;
 use super::measure_idle::Idle;
 use super::measure_kafka::Drained;
 use super::measure_latency::Latency;
@@ -102,7 +104,15 @@ pub async fn measure(binary: &Path, quick: bool, only: &[String]) -> Result<()> 
         }
         latency.print("RabbitMQ, PostgreSQL");
     }
-    if !["A1", "C1", "R1", "R2", "C2"].into_iter().any(wanted) {
+    let sizes = Sizes::of(quick);
+    let grown = |id| wanted(id) && !(quick && only.is_empty());
+    if grown("G1") {
+        measure_growth::backlog(binary, folder, &sizes).await?;
+    }
+    if grown("G2") {
+        measure_growth::finished(binary, folder, &sizes).await?;
+    }
+    if !["A1", "C1", "C1b", "R1", "R2", "C2"].into_iter().any(wanted) {
         return Ok(());
     }
     let python = Python::prepare().await?;
@@ -117,6 +127,14 @@ pub async fn measure(binary: &Path, quick: bool, only: &[String]) -> Result<()> 
             }
             flows.print(kind, wanted);
         }
+    }
+    if wanted("C1b") {
+        let hello = std::env::current_exe()?.with_file_name("hello");
+        let mut handled = Handled::default();
+        for _ in 0..repetitions {
+            handled.repeat(&hello, folder, backlog, python).await?;
+        }
+        handled.print();
     }
     if wanted("R1") {
         let mut relayed = Relayed::default();
@@ -149,7 +167,8 @@ async fn create(name: &str) -> Result<TestDatabase> {
     }
 }
 
-fn body(id: Uuid) -> String {
+/// The body of one event.
+pub fn body(id: Uuid) -> String {
     format!(
         r#"{{"event_id":"{id}","user_id":"550e8400-e29b-41d4-a716-446655440000","event_type":"user_registered","message":"Welcome!"}}"#
     )

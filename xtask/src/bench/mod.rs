@@ -7,6 +7,8 @@ mod drive_python;
 mod drive_rabbitmq;
 mod echo_requests;
 mod measure_flows;
+mod measure_growth;
+mod measure_handlers;
 mod measure_idle;
 mod measure_kafka;
 mod measure_latency;
@@ -27,8 +29,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 /// The rows' names.
-const ROWS: [&str; 13] = [
-    "A1", "A2", "A3", "C1", "C2", "C3", "E2E", "G3", "L1", "R1", "R2", "S1", "S2",
+const ROWS: [&str; 16] = [
+    "A1", "A2", "A3", "C1", "C1b", "C2", "C3", "E2E", "G1", "G2", "G3", "L1", "R1", "R2", "S1", "S2",
 ];
 
 #[derive(Parser)]
@@ -37,10 +39,10 @@ const ROWS: [&str; 13] = [
     about = "Measure posthaste beside this machine's own limits"
 )]
 struct Arguments {
-    /// One repetition of fewer requests
+    /// One repetition of fewer requests; without G1 and G2 unless --only names them
     #[arg(long)]
     quick: bool,
-    /// Only these rows, of A1, A2, A3, C1, C2, C3, E2E, G3, L1, R1, R2, S1, S2
+    /// Only these rows, of A1, A2, A3, C1, C1b, C2, C3, E2E, G1, G2, G3, L1, R1, R2, S1, S2
     #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = ROWS)]
     only: Vec<String>,
     /// Measure this build of posthaste instead of making one
@@ -82,8 +84,8 @@ fn run_optimized(parsed: &Arguments, arguments: &[String]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
     let packages: &[&str] = match parsed.binary {
-        Some(_) => &["-p", "xtask"],
-        None => &["-p", "xtask", "-p", "posthaste-app"],
+        Some(_) => &["-p", "xtask", "-p", "hello"],
+        None => &["-p", "xtask", "-p", "hello", "-p", "posthaste-app"],
     };
     let built = Command::new(cargo)
         .current_dir(root)

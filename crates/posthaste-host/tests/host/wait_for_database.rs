@@ -105,7 +105,7 @@ async fn refuses_a_database_without_its_schema_and_names_the_command() -> Result
     ensure!(matches!(refused, StartError::Schema { .. }), "{refused:?}");
     let text = refused.to_string();
     ensure!(
-        text.contains("ledger/1") && text.contains("posthaste migrate up"),
+        text.contains("ledger/1") && text.contains("migrate up"),
         "{text}"
     );
 
