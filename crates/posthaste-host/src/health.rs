@@ -197,7 +197,8 @@ async fn look_at_broker(name: &str, broker: &Broker, seen: &Mutex<Option<Seen>>)
         Err(_elapsed) => Some(format!("no answer within {LIMIT:?}")),
     };
     let seen = look(name, seen, ping).await;
-    metrics::gauge!(metric::BROKER_UP, "messaging_system" => broker.name()).set(f64::from(u8::from(seen.up)));
+    metrics::gauge!(metric::BROKER_UP, "messaging_system" => broker.name(), "posthaste_check" => name.to_owned())
+        .set(f64::from(u8::from(seen.up)));
     check(name, seen)
 }
 

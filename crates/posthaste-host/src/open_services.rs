@@ -93,7 +93,7 @@ pub(crate) fn contexts(
         .map(|url| RedisCache::open(&url))
         .transpose()?;
     let guard = Guard::new(config.auth);
-    let mut brokers: BTreeMap<(Option<usize>, String), Broker> = BTreeMap::new();
+    let mut brokers: BTreeMap<(Option<usize>, String), (usize, Broker)> = BTreeMap::new();
     let mut contexts = Vec::new();
     for service in services {
         let url = config.broker_url(service.name).map_err(ConfigErrors::from)?.value;
@@ -102,16 +102,17 @@ pub(crate) fn contexts(
                 continue;
             }
             let key = (url.starts_with("sql:").then_some(at), url.clone());
-            let broker = match brokers.get(&key) {
-                Some(broker) => broker.clone(),
+            let (transport, broker) = match brokers.get(&key) {
+                Some(known) => known.clone(),
                 None => {
                     let opened = Broker::open(&url, &database.store);
                     let broker = opened.map_err(|source| OpenError::Broker {
                         service: service.name,
                         source,
                     })?;
-                    brokers.insert(key, broker.clone());
-                    broker
+                    let numbered = (brokers.len(), broker);
+                    brokers.insert(key, numbered.clone());
+                    numbered
                 }
             };
             contexts.push(ServiceContext {
@@ -122,6 +123,7 @@ pub(crate) fn contexts(
                 cache: cache.clone(),
                 settings: config.settings.clone(),
                 guard: guard.clone(),
+                transport,
             });
         }
     }

@@ -1,5 +1,6 @@
 //! Runs services in one process: their databases and transports, their loops, one listener.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -302,17 +303,12 @@ fn number(databases: &[Database], service: &str) -> usize {
 }
 
 fn watch(databases: &[Database], contexts: &[ServiceContext]) -> Health {
-    let mut brokers: Vec<(Vec<&'static str>, Broker, usize)> = Vec::new();
+    let mut brokers: BTreeMap<usize, (Vec<&'static str>, Broker, usize)> = BTreeMap::new();
     for context in contexts {
         let at = number(databases, context.name);
-        let same = |(_, broker, other): &(Vec<&str>, Broker, usize)| match (broker, &context.broker) {
-            (Broker::Sql(_), Broker::Sql(_)) => *other == at,
-            (one, other) => one.name() == other.name(),
-        };
-        match brokers.iter_mut().find(|known| same(known)) {
-            Some((services, ..)) => services.push(context.name),
-            None => brokers.push((vec![context.name], context.broker.clone(), at)),
-        }
+        let known = brokers.entry(context.transport);
+        let (services, ..) = known.or_insert_with(|| (Vec::new(), context.broker.clone(), at));
+        services.push(context.name);
     }
     let watched: Vec<Watched<'_>> = databases
         .iter()
@@ -322,7 +318,7 @@ fn watch(databases: &[Database], contexts: &[ServiceContext]) -> Health {
         })
         .collect();
     let cache = contexts.first().and_then(|context| context.cache.clone());
-    Health::new(&watched, brokers, cache)
+    Health::new(&watched, brokers.into_values().collect(), cache)
 }
 
 fn transports(contexts: &[ServiceContext]) -> Vec<&'static str> {

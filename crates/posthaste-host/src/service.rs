@@ -92,6 +92,8 @@ pub struct ServiceContext {
     /// The settings of the process.
     pub settings: Settings,
     pub(crate) guard: Guard,
+    /// Which of the process's transports `broker` is: services with the same number share it.
+    pub(crate) transport: usize,
 }
 
 impl ServiceContext {

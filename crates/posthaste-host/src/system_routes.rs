@@ -7,10 +7,10 @@ use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use futures_util::future::join_all;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
-use posthaste::{Store, backlog};
+use posthaste::Store;
+use posthaste::backlog::Backlog;
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 
@@ -33,6 +33,7 @@ pub(crate) struct System {
 
 struct Shared {
     system: System,
+    backlog: Backlog,
     counted: Mutex<Option<Instant>>,
 }
 
@@ -40,6 +41,7 @@ struct Shared {
 pub(crate) fn routes(system: System) -> Router {
     let has_metrics = system.metrics.is_some();
     let shared = Arc::new(Shared {
+        backlog: Backlog::of(system.stores.clone()),
         system,
         counted: Mutex::new(None),
     });
@@ -113,18 +115,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let mut counted = shared.counted.lock().await;
     // A database that does not answer is not asked to count as well.
     if report.database_up() && counted.is_none_or(|at| at.elapsed() > COUNT_AGAIN) {
-        let counts = system
-            .stores
-            .iter()
-            .map(|store| tokio::time::timeout(COUNTING, backlog::record(store)));
-        for result in join_all(counts).await {
-            if let Ok(Err(error)) = result {
-                tracing::warn!(
-                    error = posthaste::failure::chain(&error),
-                    "waiting messages were not counted"
-                );
-            }
-        }
+        shared.backlog.record(COUNTING).await;
         *counted = Some(Instant::now());
     }
     drop(counted);

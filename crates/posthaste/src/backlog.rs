@@ -1,43 +1,95 @@
 //! Gauges of what waits: asked for when metrics are scraped, so that an idle process counts nothing.
 
-use std::collections::BTreeSet;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::dead_letter;
-use crate::store::{Store, StoreError, backlog_rows};
+use futures_util::future::join_all;
+
+use crate::failure::chain;
+use crate::store::{Store, StoreError, backlog_rows, dead_letter_rows};
 use crate::telemetry::metric;
 
-/// Services and queues that had a figure before: without rows they have to show 0, not the last one.
-static SHOWN: LazyLock<Mutex<BTreeSet<(bool, String)>>> = LazyLock::new(Mutex::default);
+/// Figures by gauge and by the service or queue they are about.
+type Figures = BTreeMap<(&'static str, String), f64>;
 
-/// Sets the gauges of the outbox, the `sql:` queues and the dead letters of `store`.
-///
-/// # Errors
-/// When the database is away; the gauges keep their last values.
-pub async fn record(store: &Store) -> Result<(), StoreError> {
-    let outboxes = backlog_rows::outbox(store).await?;
-    let queues = backlog_rows::queues(store).await?;
-    let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    for (is_queue, name) in &shown {
-        set(*is_queue, name, 0, 0.0);
-    }
-    for (service, count, age) in outboxes {
-        set(false, &service, count, age);
-        shown.insert((false, service));
-    }
-    for (queue, count) in queues {
-        set(true, &queue, count, 0.0);
-        shown.insert((true, queue));
-    }
-    SHOWN.lock().unwrap_or_else(PoisonError::into_inner).extend(shown);
-    dead_letter::record(store).await
+/// What waits in the databases of a process. One for all of them: a queue of the same name in two databases has one
+/// gauge, which shows the sum.
+pub struct Backlog {
+    stores: Vec<Store>,
+    /// The last ones, in the order of the stores.
+    figures: Mutex<Vec<Figures>>,
 }
 
-fn set(is_queue: bool, name: &str, count: i64, age: f64) {
-    if is_queue {
-        metrics::gauge!(metric::QUEUE_DEPTH, "messaging_destination_name" => name.to_owned()).set(count as f64);
-        return;
+impl Backlog {
+    /// Nothing is counted yet.
+    pub fn of(stores: Vec<Store>) -> Self {
+        let figures = Mutex::new(vec![Figures::new(); stores.len()]);
+        Self { stores, figures }
     }
-    metrics::gauge!(metric::OUTBOX_PENDING, "posthaste_service" => name.to_owned()).set(count as f64);
-    metrics::gauge!(metric::OUTBOX_OLDEST, "posthaste_service" => name.to_owned()).set(age);
+
+    /// Sets the gauges of the outboxes, the `sql:` queues and the dead letters. A database that does not answer
+    /// `within` this time goes in with its last figures.
+    pub async fn record(&self, within: Duration) {
+        let counts = self
+            .stores
+            .iter()
+            .map(|store| tokio::time::timeout(within, count(store)));
+        let counts = join_all(counts).await;
+        let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((last, store), counted) in figures.iter_mut().zip(&self.stores).zip(counts) {
+            match counted {
+                // What had a figure before and has no rows now has to show 0.
+                Ok(Ok(now)) => {
+                    last.values_mut().for_each(|figure| *figure = 0.0);
+                    last.extend(now);
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(
+                        database = store.display(),
+                        error = chain(&error),
+                        "waiting messages were not counted"
+                    );
+                }
+                // So many rows that it would be said at every scrape.
+                Err(_elapsed) => tracing::debug!(database = store.display(), "counting took too long"),
+            }
+        }
+        for ((gauge, name), figure) in together(&figures) {
+            let label = match gauge {
+                metric::OUTBOX_PENDING | metric::OUTBOX_OLDEST => "posthaste_service",
+                _ => "messaging_destination_name",
+            };
+            metrics::gauge!(gauge, label => name).set(figure);
+        }
+    }
+}
+
+async fn count(store: &Store) -> Result<Figures, StoreError> {
+    let mut figures = Figures::new();
+    for (service, count, age) in backlog_rows::outbox(store).await? {
+        figures.insert((metric::OUTBOX_PENDING, service.clone()), count as f64);
+        figures.insert((metric::OUTBOX_OLDEST, service), age);
+    }
+    for (queue, count) in backlog_rows::queues(store).await? {
+        figures.insert((metric::QUEUE_DEPTH, queue), count as f64);
+    }
+    for (queue, count) in dead_letter_rows::count_by_queue(store).await? {
+        figures.insert((metric::DEAD_LETTERS, queue), count as f64);
+    }
+    Ok(figures)
+}
+
+/// Of numbers the sum, of ages the highest.
+fn together(stores: &[Figures]) -> Figures {
+    let mut all = Figures::new();
+    for ((gauge, name), figure) in stores.iter().flatten() {
+        let sum = all.entry((gauge, name.clone())).or_default();
+        *sum = if *gauge == metric::OUTBOX_OLDEST {
+            sum.max(*figure)
+        } else {
+            *sum + figure
+        };
+    }
+    all
 }

@@ -106,17 +106,6 @@ pub async fn discard_in(tx: &Tx, selection: &Selection) -> Result<u64, StoreErro
     dead_letter_rows::discard(tx, selection).await
 }
 
-/// Sets the gauges of dead letters by queue.
-///
-/// # Errors
-/// When the database is away.
-pub async fn record(store: &Store) -> Result<(), StoreError> {
-    for (queue, count) in dead_letter_rows::count_by_queue(store).await? {
-        metrics::gauge!(metric::DEAD_LETTERS, "messaging_destination_name" => queue).set(count as f64);
-    }
-    Ok(())
-}
-
 /// Most bytes of attributes and headers that go along with a copy: RabbitMQ has one frame for all of them, and a copy
 /// that it cannot carry would stay pending for ever. The dead letter itself keeps them.
 const COPIED: usize = 64 * 1024;

@@ -54,7 +54,7 @@ pub mod metric {
     pub const POOL_TIMEOUTS: &str = "db_client_connection_timeouts_total";
     /// Gauge 0/1: the database answered the last check.
     pub const DB_UP: &str = "posthaste_db_up";
-    /// Gauge 0/1: the broker answered the last check.
+    /// Gauge 0/1: the broker answered the last check; `posthaste_check` tells several of one kind apart.
     pub const BROKER_UP: &str = "posthaste_broker_up";
     /// Histogram, s: one command or query by `posthaste_request` and `error_type`.
     pub const MEDIATOR: &str = "posthaste_mediator_duration_seconds";
