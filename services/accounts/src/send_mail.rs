@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Body, Mailbox, SinglePart};
+use lettre::transport::smtp::Error as SmtpError;
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use posthaste::store::make_private_folder;
 use posthaste::{Failure, Handled, MessageId};
@@ -35,7 +36,7 @@ pub(crate) enum MailError {
     /// It cannot be written as a mail.
     #[error("the mail cannot be written: {0}")]
     Unwritable(String),
-    /// The server does not take it, now or ever.
+    /// The server does not take this mail, now or ever.
     #[error("the mail server refused the mail for good")]
     RefusedForGood,
     /// The server did not take it.
@@ -126,12 +127,8 @@ impl Mailer {
         let message = self.message(mail)?;
         match &self.way {
             Way::Smtp(transport) => {
-                match tokio::time::timeout(LIMIT, transport.send(message)).await {
-                    Ok(Ok(_response)) => {}
-                    Ok(Err(error)) if error.is_permanent() => return Err(MailError::RefusedForGood),
-                    Ok(Err(error)) => return Err(MailError::Refused(kind(&error))),
-                    Err(_elapsed) => return Err(MailError::Late),
-                }
+                let sent = tokio::time::timeout(LIMIT, submit(transport, message)).await;
+                sent.map_err(|_elapsed| MailError::Late)??;
                 tracing::info!(message_id = %id, "mail sent");
             }
             Way::Files(folder) => {
@@ -164,9 +161,29 @@ impl Mailer {
     }
 }
 
+/// Hands `message` to the server. The library does not tell which command a refusal answers, and servers refuse a whole
+/// connection with the codes of a mailbox too: it is the mail's own only where the server lets us in.
+async fn submit(transport: &AsyncSmtpTransport<Tokio1Executor>, message: Message) -> Result<(), MailError> {
+    let Err(error) = transport.send(message).await else {
+        return Ok(());
+    };
+    if code(&error).is_some_and(|code| (550..=554).contains(&code))
+        && matches!(transport.test_connection().await, Ok(true))
+    {
+        return Err(MailError::RefusedForGood);
+    }
+    Err(MailError::Refused(kind(&error)))
+}
+
+fn code(error: &SmtpError) -> Option<u16> {
+    error.status().map(u16::from)
+}
+
 /// What went wrong, without what the server said: it may quote the address.
-fn kind(error: &lettre::transport::smtp::Error) -> &'static str {
-    if error.is_transient() {
+fn kind(error: &SmtpError) -> &'static str {
+    if matches!(code(error), Some(530 | 534 | 535)) {
+        "it does not accept the user and password of SMTP_URL"
+    } else if error.is_transient() || error.is_permanent() {
         "it refused for now"
     } else if error.is_timeout() {
         "it did not answer"

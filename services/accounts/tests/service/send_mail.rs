@@ -18,9 +18,28 @@ struct Server {
     task: tokio::task::JoinHandle<()>,
 }
 
+/// What a server answers.
+#[derive(Clone, Copy)]
+struct Manner {
+    greeting: &'static str,
+    login: &'static str,
+    /// In the addresses of recipients that it does not know.
+    refused: &'static str,
+}
+
+const TAKES_ALL: Manner = Manner {
+    greeting: "220 test\r\n",
+    login: "235 welcome\r\n",
+    refused: "nobody",
+};
+
 impl Server {
     /// It answers recipients whose address contains `refused` with a permanent failure.
     async fn listen(port: u16, refused: &'static str) -> Result<Self> {
+        Self::listen_as(port, Manner { refused, ..TAKES_ALL }).await
+    }
+
+    async fn listen_as(port: u16, manner: Manner) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let port = listener.local_addr()?.port();
         let mails = Arc::new(Mutex::new(Vec::new()));
@@ -31,7 +50,7 @@ impl Server {
             while let Ok((socket, _)) = listener.accept().await {
                 let kept = kept.clone();
                 // A client that hangs up is its own business.
-                clients.spawn(async move { drop(talk(socket, kept, refused).await) });
+                clients.spawn(async move { drop(talk(socket, kept, manner).await) });
             }
         });
         Ok(Self { port, mails, task })
@@ -42,14 +61,15 @@ impl Server {
     }
 }
 
-async fn talk(socket: TcpStream, kept: Arc<Mutex<Vec<String>>>, refused: &str) -> Result<()> {
+async fn talk(socket: TcpStream, kept: Arc<Mutex<Vec<String>>>, manner: Manner) -> Result<()> {
     let (read, mut write) = socket.into_split();
     let mut lines = BufReader::new(read).lines();
-    write.write_all(b"220 test\r\n").await?;
+    write.write_all(manner.greeting.as_bytes()).await?;
     while let Some(line) = lines.next_line().await? {
         let answer = match line.split([' ', ':']).next().unwrap_or_default() {
-            "EHLO" => "250-test\r\n250 8BITMIME\r\n",
-            "RCPT" if line.contains(refused) => "550 no such mailbox\r\n",
+            "EHLO" => "250-test\r\n250-AUTH PLAIN\r\n250 8BITMIME\r\n",
+            "AUTH" => manner.login,
+            "RCPT" if line.contains(manner.refused) => "550 no such mailbox\r\n",
             "DATA" => {
                 write.write_all(b"354 go on\r\n").await?;
                 let mut mail = String::new();
@@ -191,4 +211,38 @@ async fn a_notice_that_was_not_taken_is_tried_again() -> Result<()> {
     assert!(mail.contains("You have an account already"), "{mail}");
     accounts.stop().await?;
     stage.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_let_us_in_costs_no_mail() -> Result<()> {
+    let password = Manner {
+        login: "535 5.7.8 the password is another one since today\r\n",
+        ..TAKES_ALL
+    };
+    let blocked = Manner {
+        greeting: "554 5.7.1 not from your address\r\n",
+        ..TAKES_ALL
+    };
+    let unknown = Manner {
+        login: "550 5.7.1 not from your address\r\n",
+        ..TAKES_ALL
+    };
+    for manner in [password, blocked, unknown] {
+        let server = Server::listen_as(0, manner).await?;
+        let port = server.port;
+        let url = format!("smtp://hello:old-password@127.0.0.1:{port}");
+        let stage = Stage::open().await?;
+        let accounts = Accounts::start_with(&stage, &[("SMTP_URL", &url)]).await?;
+        assert_eq!(accounts.sign_up("ann@example.com").await?.status, 201);
+        let tried = "inbox_messages WHERE subscription = 'accounts.mail_user' AND error IS NOT NULL";
+        accounts.count_is(tried, 1).await?;
+        server.task.abort();
+        assert!(server.task.await.is_err());
+        let server = Server::listen_as(port, TAKES_ALL).await?;
+        let mail = wait_until("the mail", LIMIT, || async { server.mails().first().cloned() }).await?;
+        assert!(mail.contains("\nTo: ann@example.com\n"), "{mail}");
+        accounts.stop().await?;
+        stage.finish().await?;
+    }
+    Ok(())
 }
