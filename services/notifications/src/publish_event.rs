@@ -1,5 +1,5 @@
 //! `POST /api/events`: from the request to the transport. Nothing is written to the database unless
-//! the transport is away or the client wants its answer remembered.
+//! the transport is away or the client wants its answer remembered and the database is there.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -88,25 +88,21 @@ pub(crate) async fn publish_event(
     key: Option<IdempotencyKey>,
     ApiJsonRaw(request, bytes): ApiJsonRaw<PublishEvent, 400>,
 ) -> Result<Response, ApiError> {
-    let message = message(request)?;
+    let message = message(request, key.as_ref(), &bytes)?;
     let answer = Published {
         message: "Event published successfully",
         event_id: message.id.0,
     };
     if key.is_none() {
-        context
-            .publisher
-            .publish(message)
-            .await
-            .map_err(|error| refused(&error))?;
-        return Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response());
+        return publish_directly(&context, message, &answer).await;
     }
     let service = context.name;
-    let answer = StoredResponse {
+    let spare = message.clone();
+    let stored = StoredResponse {
         status: 202,
         body: serde_json::to_vec(&answer)?,
     };
-    idempotent(
+    let taken = idempotent(
         &context.store,
         "notifications POST /api/events",
         key.as_ref(),
@@ -114,14 +110,31 @@ pub(crate) async fn publish_event(
         |tx| {
             Box::pin(async move {
                 outbox::append(tx, service, message).await?;
-                Ok(answer)
+                Ok(stored)
             })
         },
     )
-    .await
+    .await;
+    match taken {
+        // It may have the event all the same: then it goes out twice, under one id.
+        Err(away) if away.is_database_away() => publish_directly(&context, spare, &answer).await,
+        taken => taken,
+    }
 }
 
-fn message(request: PublishEvent) -> Result<Message, ApiError> {
+async fn publish_directly(
+    context: &ServiceContext,
+    message: Message,
+    answer: &Published,
+) -> Result<Response, ApiError> {
+    let published = context.publisher.publish(message).await;
+    published.map_err(|error| refused(&error))?;
+    Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response())
+}
+
+/// The message for `request`, whose body is `bytes`. A repeat with its `key` is the same event, also where nothing could be
+/// stored of the first attempt; under the client's own id it is that anyway.
+fn message(request: PublishEvent, key: Option<&IdempotencyKey>, bytes: &[u8]) -> Result<Message, ApiError> {
     let PublishEvent {
         user_id,
         event_type,
@@ -136,10 +149,18 @@ fn message(request: PublishEvent) -> Result<Message, ApiError> {
         payload,
     };
     let mut message = Message::of(&event)?;
-    if let Some(id) = event_id {
+    if let Some(id) = event_id.or_else(|| key.map(|key| id_for_key(key, bytes))) {
         message.id = MessageId(id);
     }
     Ok(message)
+}
+
+/// Another body is another event even where nobody can tell that its key was used before.
+fn id_for_key(key: &IdempotencyKey, body: &[u8]) -> Uuid {
+    const EVENTS: Uuid = Uuid::from_u128(0x7e0d_5c1c_93b4_4c57_a1f2_60d8_3b9e_4f16);
+    // No key has a space in it.
+    let name = [key.as_str().as_bytes(), b" ", body].concat();
+    Uuid::new_v5(&EVENTS, &name)
 }
 
 fn refused(error: &PublishError) -> ApiError {

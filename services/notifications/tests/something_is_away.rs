@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use posthaste_testkit::servers::{PostgresUrl, PrivatePostgres};
+use posthaste_testkit::servers::{PostgresUrl, PrivatePostgres, TestVhost};
 use posthaste_testkit::{RunningService, TestDatabase, on_each_database, wait_until};
 use serde_json::{Value, json};
 
@@ -78,5 +78,43 @@ async fn a_database_that_went_away_is_told_and_used_again() -> Result<()> {
     })
     .await?;
     recorded(&service, &after.body["event_id"]).await?;
+    service.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_database_away_the_transport_takes_an_event_with_a_key_once() -> Result<()> {
+    let server = PrivatePostgres::launch(26_420).await?;
+    let database = TestDatabase::on(PostgresUrl::parse(server.url())?).await?;
+    let vhost = TestVhost::create().await?;
+    let service =
+        RunningService::start_with(notifications::service(), &database, &[("BROKER_URL", vhost.url())]).await?;
+    let key = [("Idempotency-Key", "k")];
+    let before = service
+        .post_with("/api/events", &event("before"), &[("Idempotency-Key", "other")])
+        .await?;
+    recorded(&service, &before.body["event_id"]).await?;
+
+    server.kill9().await?;
+    let first = service.post_with("/api/events", &event("during"), &key).await?;
+    let again = service.post_with("/api/events", &event("during"), &key).await?;
+    assert_eq!((first.status, again.status), (202, 202), "{first:?} {again:?}");
+    assert_eq!(first.body, again.body, "one event");
+    // That its key was used nobody can tell; it is not lost for that.
+    let another = service.post_with("/api/events", &event("another"), &key).await?;
+    assert_eq!(another.status, 202, "{another:?}");
+    server.start().await?;
+
+    recorded(&service, &first.body["event_id"]).await?;
+    recorded(&service, &another.body["event_id"]).await?;
+    // With the database back it still is the same event.
+    let back = wait_until("a repeat to be taken", LIMIT, || async {
+        let reply = service.post_with("/api/events", &event("during"), &key).await.ok()?;
+        (reply.status == 202).then_some(reply)
+    })
+    .await?;
+    assert_eq!(back.body, first.body);
+    let last = service.post("/api/events", &event("last")).await?;
+    recorded(&service, &last.body["event_id"]).await?;
+    assert_eq!(service.count("processed_events").await?, 4);
     service.stop().await
 }
