@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use posthaste::{Broker, Message, MessageId, Store, StoreOptions};
 use posthaste_testkit::wait_until;
 
-use crate::program::{LIMIT, Program};
+use crate::program::{LIMIT, Program, Ran};
 
 fn poison() -> Message {
     Message {
@@ -23,8 +23,11 @@ fn poison() -> Message {
         traceparent: None,
         expires_at: None,
         ordered: false,
-        headers: BTreeMap::new(),
-        body: b"no JSON".to_vec(),
+        headers: BTreeMap::from([
+            ("x-api-key".to_owned(), "canary".to_owned()),
+            ("x-tenant".to_owned(), "north".to_owned()),
+        ]),
+        body: b"no JSON, password=canary".to_vec(),
     }
 }
 
@@ -77,7 +80,9 @@ async fn a_dead_letter_is_listed_shown_replayed_and_discarded() -> Result<()> {
     ensure!(line["id"] == id.as_str() && line["correlation_id"] == "req-9", "{line}");
     let shown = program.run(&["dead-letters", "show", &id], &[]).await?;
     let shown: serde_json::Value = serde_json::from_str(&shown.stdout)?;
-    ensure!(shown["body"] == "no JSON", "{shown}");
+    ensure!(shown["body"] == "no JSON, password=***", "{shown}");
+    let headers = serde_json::json!({"x-api-key": "***", "x-tenant": "north"});
+    ensure!(shown["headers"] == headers, "{shown}");
 
     let nobody = program.run(&["dead-letters", "replay"], &[]).await?;
     ensure!(nobody.code == 1 && nobody.stderr.contains("--all"), "{nobody:?}");
@@ -112,5 +117,46 @@ async fn a_discarded_one_is_gone() -> Result<()> {
     ensure!(again.code == 1, "{again:?}");
     let told = audited(&program, "dead_letters.discard").await?;
     ensure!(told == ["1 of any subscription"], "{told:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_away_hides_no_other_one() -> Result<()> {
+    let program = Program::new()?;
+    let message = poison();
+    let id = message.id.to_string();
+    bury(&program, message).await?;
+    // The first service's database cannot be made: its folder is a file.
+    std::fs::write(program.folder().join("taken"), "")?;
+    let away = [("ACCOUNTS_DATABASE_URL", "sqlite:taken/a.db")];
+    let said = |ran: &Ran, out: &str| ran.code == 1 && ran.stdout.contains(out) && ran.stderr.contains("taken");
+    let bare = [("ACCOUNTS_DATABASE_URL", "sqlite:bare.db")];
+    let listed = program.run(&["dead-letters", "list"], &bare).await?;
+    let told = listed.stderr.contains("bare.db") && listed.stderr.contains("migrate");
+    ensure!(listed.code == 1 && listed.stdout.contains(&id) && told, "{listed:?}");
+    for (arguments, out) in [
+        (&["dead-letters", "list"][..], id.as_str()),
+        (&["dead-letters", "show", &id], "req-9"),
+        (&["dead-letters", "replay", &id], "replayed 1\n"),
+    ] {
+        let ran = program.run(arguments, &away).await?;
+        ensure!(said(&ran, out), "{arguments:?}: {ran:?}");
+    }
+    let nothing = program.run(&["dead-letters", "discard", "--all"], &away).await?;
+    ensure!(said(&nothing, ""), "{nothing:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_the_database_of_the_chosen_service_is_opened() -> Result<()> {
+    let program = Program::new()?;
+    let orders = [("ORDERS_DATABASE_URL", "sqlite:orders.db")];
+    ensure!(program.run(&["migrate", "up"], &orders).await?.code == 0);
+    std::fs::remove_dir_all(program.folder().join("data"))?;
+    let listed = program
+        .run(&["dead-letters", "list", "--service", "orders"], &orders)
+        .await?;
+    ensure!(listed.code == 0 && listed.stdout.contains("orders.db"), "{listed:?}");
+    ensure!(!program.folder().join("data").exists(), "the others' database was made");
     Ok(())
 }

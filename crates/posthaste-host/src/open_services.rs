@@ -53,31 +53,36 @@ pub enum OpenError {
 pub(crate) fn databases(services: &[Service], config: &Config) -> Result<Vec<Database>, OpenError> {
     let names: Vec<&str> = services.iter().map(|service| service.name).collect();
     config.check_services(&names)?;
-    let mut by_url: BTreeMap<String, usize> = BTreeMap::new();
-    let mut databases: Vec<Database> = Vec::new();
+    let by_url = by_database(services, config)?;
+    by_url.iter().map(|(url, services)| open(url, services)).collect()
+}
+
+/// The URLs of the databases of `services` and who is on each, in their order.
+pub(crate) fn by_database(services: &[Service], config: &Config) -> Result<Vec<(String, Vec<Service>)>, ConfigErrors> {
+    let mut by_url: Vec<(String, Vec<Service>)> = Vec::new();
     for service in services {
-        let url = config.database_url(service.name).map_err(ConfigErrors::from)?.value;
-        let at = match by_url.get(&url) {
-            Some(at) => *at,
-            None => {
-                let opened = Store::open(&url, StoreOptions::default());
-                let store = opened.map_err(|source| OpenError::Store {
-                    service: service.name,
-                    source,
-                })?;
-                databases.push(Database {
-                    store,
-                    services: Vec::new(),
-                    sets: vec![("core", CORE_MIGRATIONS)],
-                });
-                by_url.insert(url, databases.len() - 1);
-                databases.len() - 1
-            }
-        };
-        databases[at].services.push(service.name);
-        databases[at].sets.push((service.name, service.migrations));
+        let url = config.database_url(service.name)?.value;
+        match by_url.iter_mut().find(|(known, _)| *known == url) {
+            Some((_, on)) => on.push(*service),
+            None => by_url.push((url, vec![*service])),
+        }
     }
-    Ok(databases)
+    Ok(by_url)
+}
+
+/// The database behind `url`, which `services` are on.
+pub(crate) fn open(url: &str, services: &[Service]) -> Result<Database, OpenError> {
+    let opened = Store::open(url, StoreOptions::default());
+    let store = opened.map_err(|source| OpenError::Store {
+        service: services.first().map_or("nobody", |service| service.name),
+        source,
+    })?;
+    let own = services.iter().map(|service| (service.name, service.migrations));
+    Ok(Database {
+        store,
+        services: services.iter().map(|service| service.name).collect(),
+        sets: [("core", CORE_MIGRATIONS)].into_iter().chain(own).collect(),
+    })
 }
 
 /// What each of `services` is made from, in their order. Services on one `memory:` share it whatever

@@ -6,10 +6,10 @@ use posthaste::failure::chain;
 use posthaste::{MessageId, Store, StoreError, Tx};
 use serde_json::{Value, json};
 
-use super::hide_secrets::hide_secrets;
+use super::hide_secrets::{body_without_secrets, hide_secrets};
 use super::{CliError, FileOption, choose, print};
 use crate::config::Sources;
-use crate::open_services::{Database, databases};
+use crate::open_services::{Database, by_database, open};
 use crate::redact;
 use crate::service::Service;
 
@@ -96,26 +96,26 @@ impl DeadLetters {
                     subscription: which.subscription.clone(),
                     ids: Vec::new(),
                 };
-                for store in which.stores(services)? {
-                    let letters = dead_letter::list(&store, &selection, limit).await;
-                    let letters = letters.map_err(|error| explain(&store, &error))?;
-                    print(&if json { lines(&letters) } else { table(&store, &letters) })?;
+                let list = async |database: &Database| dead_letter::list(&database.store, &selection, limit).await;
+                let asked = which.ask(services, list).await?;
+                for (store, letters) in &asked.answers {
+                    print(&if json { lines(letters) } else { table(store, letters) })?;
                 }
-                Ok(())
+                asked.end()
             }
             Command::Show { id, which } => {
                 let selection = Selection {
                     subscription: which.subscription.clone(),
                     ids: vec![MessageId(id)],
                 };
+                let find = async |database: &Database| dead_letter::list(&database.store, &selection, 100).await;
+                let asked = which.ask(services, find).await?;
                 let mut found = false;
-                for store in which.stores(services)? {
-                    let letters = dead_letter::list(&store, &selection, 100).await;
-                    for letter in letters.map_err(|error| explain(&store, &error))? {
-                        found = true;
-                        print(&format!("{:#}\n", whole(&letter)))?;
-                    }
+                for letter in asked.answers.iter().flat_map(|(_, letters)| letters) {
+                    found = true;
+                    print(&format!("{:#}\n", whole(letter)))?;
                 }
+                asked.end()?;
                 if found {
                     Ok(())
                 } else {
@@ -123,20 +123,14 @@ impl DeadLetters {
                 }
             }
             Command::Replay { chosen } => {
-                let (selection, mut count) = (chosen.selection()?, 0);
-                for database in chosen.which.databases(services)? {
-                    let replayed = replay(&database, services, &selection).await;
-                    count += replayed.map_err(|error| explain(&database.store, &error))?;
-                }
-                report("replayed", count)
+                let selection = chosen.selection()?;
+                let replay = async |database: &Database| replay(database, services, &selection).await;
+                report("replayed", chosen.which.ask(services, replay).await?)
             }
             Command::Discard { chosen } => {
-                let (selection, mut count) = (chosen.selection()?, 0);
-                for database in chosen.which.databases(services)? {
-                    let discarded = discard(&database, services, &selection).await;
-                    count += discarded.map_err(|error| explain(&database.store, &error))?;
-                }
-                report("discarded", count)
+                let selection = chosen.selection()?;
+                let discard = async |database: &Database| discard(database, services, &selection).await;
+                report("discarded", chosen.which.ask(services, discard).await?)
             }
         }
     }
@@ -193,37 +187,76 @@ async fn record(
     Ok(())
 }
 
-fn report(what: &str, count: u64) -> Result<(), CliError> {
+fn report(what: &str, asked: Asked<u64>) -> Result<(), CliError> {
+    let count: u64 = asked.answers.iter().map(|(_, count)| count).sum();
+    if count > 0 {
+        print(&format!("{what} {count}\n"))?;
+    }
+    asked.end()?;
     if count == 0 {
         return Err(CliError::Refused(format!("nothing was {what}: no dead letter matches")));
     }
-    print(&format!("{what} {count}\n"))
+    Ok(())
+}
+
+/// What databases have answered. One that is away keeps nobody from the letters of the others.
+struct Asked<T> {
+    answers: Vec<(Store, T)>,
+    failures: Vec<String>,
+}
+
+impl<T> Asked<T> {
+    /// Fails if a database did.
+    fn end(self) -> Result<(), CliError> {
+        if self.failures.is_empty() {
+            Ok(())
+        } else {
+            Err(CliError::Refused(self.failures.join("\n")))
+        }
+    }
 }
 
 impl Which {
-    fn databases(&self, services: &[Service]) -> Result<Vec<Database>, CliError> {
+    /// Asks each database that a chosen service stands on; no other one is opened.
+    async fn ask<T>(
+        &self,
+        services: &[Service],
+        work: impl AsyncFn(&Database) -> Result<T, StoreError>,
+    ) -> Result<Asked<T>, CliError> {
         let config = self.file.load(Sources::new(), services)?;
         let names: Vec<String> = self.service.clone().into_iter().collect();
-        let chosen = choose(services, &names)?;
-        // With all services on them: what is done here is done to the letters of all.
-        let mut databases = databases(services, &config)?;
-        databases.retain(|database| chosen.iter().any(|service| database.services.contains(&service.name)));
-        Ok(databases)
-    }
-
-    fn stores(&self, services: &[Service]) -> Result<Vec<Store>, CliError> {
-        let databases = self.databases(services)?.into_iter();
-        Ok(databases.map(|database| database.store).collect())
+        let chosen: Vec<&str> = choose(services, &names)?.iter().map(|service| service.name).collect();
+        config.check_services(&chosen)?;
+        // What is done to the letters of a database is done to those of all services on it.
+        let mut known = services.to_vec();
+        known.retain(|service| config.database_url(service.name).is_ok());
+        let mut asked = Asked {
+            answers: Vec::new(),
+            failures: Vec::new(),
+        };
+        for (url, on) in by_database(&known, &config)? {
+            if !on.iter().any(|service| chosen.contains(&service.name)) {
+                continue;
+            }
+            match open(&url, &on) {
+                Ok(database) => match work(&database).await {
+                    Ok(answer) => asked.answers.push((database.store, answer)),
+                    Err(error) => asked.failures.push(explain(&database.store, &error)),
+                },
+                Err(error) => asked.failures.push(error.to_string()),
+            }
+        }
+        Ok(asked)
     }
 }
 
-fn explain(store: &Store, error: &StoreError) -> CliError {
+fn explain(store: &Store, error: &StoreError) -> String {
     let hint = if error.is_unavailable() {
         ""
     } else {
         "; is its schema there (`migrate status` says)?"
     };
-    CliError::Refused(format!("{}: {}{hint}", store.display(), chain(error)))
+    format!("{}: {}{hint}", store.display(), chain(error))
 }
 
 fn table(store: &Store, letters: &[DeadLetter]) -> String {
@@ -271,13 +304,8 @@ fn brief(letter: &DeadLetter) -> Value {
 fn whole(letter: &DeadLetter) -> Value {
     let mut value = brief(letter);
     value["headers"] = json!(letter.message.headers);
+    hide_secrets(&mut value["headers"]);
     value["content_type"] = json!(letter.message.content_type);
-    value["body"] = match serde_json::from_slice::<Value>(&letter.message.body) {
-        Ok(mut body) => {
-            hide_secrets(&mut body);
-            body
-        }
-        Err(_not_json) => Value::from(String::from_utf8_lossy(&letter.message.body)),
-    };
+    value["body"] = body_without_secrets(&letter.message.body);
     value
 }
