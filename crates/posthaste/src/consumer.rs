@@ -29,6 +29,8 @@ const BUSY: usize = 32;
 const LONG_BREATH: Duration = Duration::from_millis(20);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
+/// How long the database may take to answer before more is received.
+const ANSWER: Duration = Duration::from_secs(5);
 /// The cause of a message that the transport has moved aside.
 const UNREAD: &str = "nobody read the message in time";
 /// The cause of a message that came, or came to its turn, too late.
@@ -114,11 +116,18 @@ impl Consumer {
                     if failures == 0 {
                         tracing::warn!(subscription = self.subscription.name, error = %chain(&reason), "deliveries are given back");
                     }
-                    failures += 1;
-                    let pause = back_off(failures, FIRST_DELAY, MAX_DELAY, jitter());
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(pause) => {}
+                    loop {
+                        failures += 1;
+                        let pause = back_off(failures, FIRST_DELAY, MAX_DELAY, jitter());
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            () = tokio::time::sleep(pause) => {}
+                        }
+                        // A quorum queue counts what is given back, and drops what was given back too often
+                        // (RabbitMQ 4: 20 times): nothing is taken that cannot be handled.
+                        if self.store.ping(ANSWER).await.is_ok() {
+                            break;
+                        }
                     }
                 }
             }

@@ -104,10 +104,7 @@ async fn refuses_a_database_without_its_schema_and_names_the_command() -> Result
     let refused = error.downcast_ref::<StartError>().context("another error")?;
     ensure!(matches!(refused, StartError::Schema { .. }), "{refused:?}");
     let text = refused.to_string();
-    ensure!(
-        text.contains("ledger/1") && text.contains("migrate up"),
-        "{text}"
-    );
+    ensure!(text.contains("ledger/1") && text.contains("migrate up"), "{text}");
 
     config.migrate = true;
     start(&config).await?.stop().await;

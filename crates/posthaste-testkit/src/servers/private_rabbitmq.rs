@@ -94,6 +94,25 @@ impl PrivateRabbitmq {
         self.control(&["set_vm_memory_high_watermark", share]).await
     }
 
+    /// Makes it refuse messages of more than `bytes` on channels that are opened from now on.
+    ///
+    /// # Errors
+    /// When it does not obey.
+    pub async fn limit_messages(&self, bytes: usize) -> Result<()> {
+        let limit = format!("application:set_env(rabbit, max_message_size, {bytes}).");
+        self.control(&["eval", &limit]).await
+    }
+
+    /// Makes quorum queues drop what was given back more than `times` times.
+    ///
+    /// # Errors
+    /// When it does not obey.
+    pub async fn limit_deliveries(&self, times: usize) -> Result<()> {
+        let limit = format!("{{\"delivery-limit\":{times}}}");
+        self.control(&["set_policy", "limit", ".*", &limit, "--apply-to", "queues"])
+            .await
+    }
+
     /// Deletes a queue with what is in it.
     ///
     /// # Errors

@@ -3,5 +3,6 @@
 
 mod break_server;
 mod foreign_client;
+mod limit_messages;
 mod shop;
 mod use_queues;

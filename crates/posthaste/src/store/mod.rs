@@ -57,6 +57,19 @@ fn recently_silent() -> bool {
     last.is_some_and(|at| at.elapsed() < SUSPICION)
 }
 
+/// How long a connection that is suspected may take to answer.
+const PROOF: Duration = Duration::from_secs(2);
+
+/// Whether a connection may go back to its pool. The pool's own question at this point would wait for a dead one as
+/// long as TCP does, and it counts until then.
+async fn still_answers(connection: &mut impl sqlx::Connection) -> Result<bool, sqlx::Error> {
+    if recently_silent() {
+        let silent = |_elapsed| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+        tokio::time::timeout(PROOF, connection.ping()).await.map_err(silent)??;
+    }
+    Ok(true)
+}
+
 /// A begin is one round trip once there is a connection.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(5);
 

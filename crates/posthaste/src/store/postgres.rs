@@ -4,13 +4,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sea_orm::{DatabaseConnection, DbErr, RuntimeErr, SqlxPostgresConnector};
+use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
 
 use super::{Class, Dialect, Pools, StoreError, StoreOptions, mask};
-
-/// A connection that takes longer to answer is given up.
-const ANSWER: Duration = Duration::from_secs(2);
 
 pub(super) type Opened = (Pools, DatabaseConnection, DatabaseConnection, Dialect);
 
@@ -32,18 +29,7 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         .acquire_timeout(options.acquire)
         // A round trip per checkout; a dead connection shows at its first statement and is retried above.
         .test_before_acquire(false)
-        // The pool's own question at this point would wait for a dead connection as long as TCP does.
-        .after_release(|connection, _| {
-            Box::pin(async move {
-                if super::recently_silent() {
-                    let silent = |_elapsed| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-                    tokio::time::timeout(ANSWER, connection.ping())
-                        .await
-                        .map_err(silent)??;
-                }
-                Ok(true)
-            })
-        })
+        .after_release(|connection, _| Box::pin(super::still_answers(connection)))
         .max_lifetime(Duration::from_secs(1800))
         .connect_lazy_with(connect);
     let connection = SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone());

@@ -68,16 +68,17 @@ impl Poller {
 
     fn run(&self) {
         while !self.is_stopping() {
-            if let Err(error) = self
+            let created = self
                 .broker
-                .create_topics(std::slice::from_ref(&self.topic), CREATE, &self.runtime)
-            {
-                tracing::debug!(topic = self.topic, %error, "the topic is not there yet");
-                self.shared.pause(AGAIN);
-                continue;
-            }
+                .create_topics(std::slice::from_ref(&self.topic), CREATE, &self.runtime);
             match self.connect() {
                 Ok(consumer) => {
+                    // Without a controller nothing is created, and what is there is served all the same.
+                    if let Err(error) = created.or_else(|error| self.exists(&consumer).then_some(()).ok_or(error)) {
+                        tracing::debug!(topic = self.topic, %error, "the topic is not there yet");
+                        self.shared.pause(AGAIN);
+                        continue;
+                    }
                     let ended = self.poll(&consumer);
                     // Leaves the group: partitions are revoked and what is done is committed.
                     drop(consumer);
@@ -92,6 +93,11 @@ impl Poller {
                 }
             }
         }
+    }
+
+    fn exists(&self, consumer: &BaseConsumer<Member>) -> bool {
+        let metadata = consumer.client().fetch_metadata(Some(&self.topic), CREATE);
+        metadata.is_ok_and(|found| found.topics().iter().any(|topic| topic.error().is_none()))
     }
 
     fn connect(&self) -> KafkaResult<BaseConsumer<Member>> {
@@ -137,7 +143,14 @@ impl Poller {
                         message,
                         has_id,
                     };
-                    self.shared.state().arrived(record.partition(), record_of);
+                    if self.shared.state().arrived(record.partition(), record_of) {
+                        tracing::error!(
+                            topic = self.topic,
+                            partition = record.partition(),
+                            offset,
+                            "the cluster lost the end of the log: it goes on below what was committed, and is read from there"
+                        );
+                    }
                     self.shared.arrived.notify_one();
                 }
                 Some(Err(error)) => {

@@ -150,11 +150,13 @@ impl KafkaBroker {
                 .connection
                 .lost(&format!("nothing was confirmed within {limit:?}"));
         }
-        if results.iter().all(Result::is_ok) {
-            return;
+        let of_topics = |result: &Result<(), BrokerError>| {
+            matches!(result, Err(BrokerError::Unavailable(_) | BrokerError::Deadline(_)))
+        };
+        if results.iter().any(of_topics) {
+            // One of them may have been deleted; to ask costs one round trip.
+            self.0.topics.forget();
         }
-        // One of them may have been deleted; to ask costs one round trip.
-        self.0.topics.forget();
         if producer.client().client().fatal_error().is_some() {
             self.discard(producer);
         }

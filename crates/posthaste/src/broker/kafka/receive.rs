@@ -169,10 +169,18 @@ impl State {
         self.partitions.insert(number, partition);
     }
 
-    pub fn arrived(&mut self, partition: i32, record: Record) {
-        if let Some(partition) = self.partitions.get_mut(&partition) {
-            partition.arrived(record);
+    /// Whether the log goes on below what was committed of it.
+    pub fn arrived(&mut self, number: i32, record: Record) -> bool {
+        let Some(partition) = self.partitions.get_mut(&number) else {
+            return false;
+        };
+        let shrunk = partition.has_shrunk(&record);
+        if shrunk {
+            self.last_assignment += 1;
+            partition.begin_anew(self.last_assignment);
         }
+        partition.arrived(record);
+        shrunk
     }
 
     /// Up to `max` records, each time from another partition on.

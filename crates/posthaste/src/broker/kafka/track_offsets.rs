@@ -54,6 +54,20 @@ impl Partition {
         }
     }
 
+    /// The cluster has lost the end of the log (an unclean election, an older disk) and goes on with offsets that were
+    /// committed before: `record` is not what had its number then.
+    pub fn has_shrunk(&self, record: &Record) -> bool {
+        !self.revoked && self.committed.is_some_and(|committed| record.offset < committed)
+    }
+
+    /// Begins anew with what arrives next, under another assignment.
+    pub fn begin_anew(&mut self, assignment: u64) {
+        *self = Self {
+            paused: self.paused,
+            ..Self::new(assignment, self.window, None, true)
+        };
+    }
+
     /// Takes in what the cluster delivered, in order.
     pub fn arrived(&mut self, record: Record) {
         let last = self.waiting.back().map(|last| last.offset + 1).or(self.next);
@@ -226,6 +240,23 @@ mod tests {
         assert_eq!(partition.to_commit().map(|(offset, _)| offset), Some(7));
         partition.committed(7);
         assert_eq!(out(&mut partition), [7, 8]);
+    }
+
+    #[test]
+    fn what_comes_under_a_committed_offset_again_is_another_record() {
+        let mut partition = partition(Some(0), false, 0..4);
+        assert_eq!(out(&mut partition), [0, 1, 2, 3]);
+        partition.settle(0);
+        partition.settle(1);
+        partition.committed(2);
+        assert!(!partition.has_shrunk(&record(2)), "it may be fetched once more");
+        assert!(partition.has_shrunk(&record(1)));
+        partition.begin_anew(2);
+        partition.arrived(record(1));
+        assert!(partition.hand_out().is_none());
+        assert_eq!(partition.to_commit().map(|(offset, _)| offset), Some(1));
+        partition.committed(1);
+        assert_eq!(out(&mut partition), [1]);
     }
 
     #[test]

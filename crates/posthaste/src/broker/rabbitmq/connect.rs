@@ -33,6 +33,8 @@ enum State {
 pub(super) struct Up {
     connection: Connection,
     broken: Notify,
+    /// It is replaced. lapin wakes nobody who waits for deliveries on a connection that is closed on this side alone.
+    gone: CancellationToken,
     /// Queues that exist as far as is known on this connection.
     declared: Mutex<HashSet<String>>,
     /// For declarations, one at a time: a refused one closes its channel.
@@ -45,6 +47,7 @@ impl Up {
         Arc::new(Self {
             connection,
             broken: Notify::new(),
+            gone: CancellationToken::new(),
             declared: Mutex::default(),
             declaring: AsyncMutex::new(None),
             pinging: AsyncMutex::new(None),
@@ -52,7 +55,12 @@ impl Up {
     }
 
     pub(super) fn alive(&self) -> bool {
-        self.connection.status().connected()
+        self.connection.status().connected() && !self.gone.is_cancelled()
+    }
+
+    /// Returns once it is replaced.
+    pub(super) async fn gone(&self) {
+        self.gone.cancelled().await;
     }
 
     /// RabbitMQ has announced that it takes no messages.
@@ -232,6 +240,7 @@ async fn keep(target: Arc<Target>, purpose: &'static str, state: watch::Sender<S
                 state.send_replace(State::Up(up.clone()));
                 let stopped = watch_over(&up, &stop).await;
                 state.send_replace(State::Down(Arc::new(Lost::Gone)));
+                up.gone.cancel();
                 // Its channels end with it, and what waits on them is told.
                 let closing = up.connection.close(200, "OK".into());
                 drop(tokio::time::timeout(CLOSE_LIMIT, closing).await);

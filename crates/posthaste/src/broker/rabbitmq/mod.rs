@@ -22,6 +22,7 @@ mod connect;
 mod declare;
 mod properties;
 mod publish;
+mod publish_grouped;
 mod reading;
 mod receive;
 mod target;
@@ -33,7 +34,8 @@ use super::BrokerError;
 use crate::handle::Subscription;
 use crate::message::Message;
 use connect::Link;
-use publish::{Grouped, Publishing};
+use publish::Publishing;
+use publish_grouped::Grouped;
 use target::Target;
 
 pub(crate) use receive::RabbitmqReceiver;

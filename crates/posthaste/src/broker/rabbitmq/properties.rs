@@ -38,6 +38,9 @@ pub(super) fn encode(message: &Message, limit: usize) -> Result<BasicProperties,
     headers.attribute("traceparent", message.traceparent.as_deref())?;
     headers.attribute("expirytime", expires.as_deref())?;
     for (name, value) in &message.headers {
+        if matches!(name.as_str(), "CC" | "BCC") {
+            return Err(format!("RabbitMQ takes a header {name} for further queues"));
+        }
         headers.insert(name, value)?;
     }
     if headers.size > limit {

@@ -3,7 +3,7 @@
 //! A call has a channel to itself, because lapin hands a returned message to whichever confirm comes next: only who
 //! sees all confirms of a channel can tell which message it was.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -11,26 +11,22 @@ use std::time::Duration;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::connect::{Link, Up};
 use super::declare::{Kind, declare, queue_name};
 use super::{partition_queue, properties, unavailable};
 use crate::PARTITIONS;
 use crate::broker::BrokerError;
+use crate::failure::chain;
 use crate::message::Message;
 
 /// How long a batch may take; less than the relay waits.
 pub(super) const BATCH_LIMIT: Duration = Duration::from_secs(25);
-const SINGLE_LIMIT: Duration = Duration::from_secs(10);
+/// How much later than its confirms a call is given up with its connection: then nothing answers.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long the very first connection is waited for.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
-/// Single publishes that may wait for others to be confirmed before further ones wait in their callers.
-const WAITING: usize = 4096;
-/// Most single publishes that share a channel.
-const GROUP: usize = 500;
-/// Groups on the way at a time.
-const GROUPS: usize = 4;
 
 /// The publishing end of a broker.
 pub(super) struct Publishing {
@@ -74,12 +70,14 @@ impl Publishing {
             Ok(up) => up,
             Err(error) => return vec![Err(error); messages.len()],
         };
+        let end = Instant::now() + limit;
         let ended = tokio::select! {
-            done = self.publish_on(&up, messages, &mut results) => done.err(),
+            done = self.publish_on(&up, messages, &mut results, end) => done.err(),
             lost = up.until_lost() => Some(lost),
             // Announced at the first message: no confirm comes until it ends.
             blocked = up.until_blocked() => Some(blocked),
-            () = tokio::time::sleep(limit) => {
+            // A server that answers leaves at most some confirms out, which is seen at `end` itself.
+            () = tokio::time::sleep_until(end + GRACE) => {
                 up.give_up();
                 Some(BrokerError::Deadline(limit))
             }
@@ -97,11 +95,12 @@ impl Publishing {
         up: &Arc<Up>,
         messages: Vec<Message>,
         results: &mut [Option<Result<(), BrokerError>>],
+        end: Instant,
     ) -> Result<(), BrokerError> {
         if let Some(blocked) = up.blocked() {
             return Err(blocked);
         }
-        let lane = self.lane(up).await?;
+        let mut lane = self.lane(up).await?;
         let limit = up.header_limit();
         let mut outgoing: Vec<Option<Outgoing>> = Vec::with_capacity(messages.len());
         let mut stuck = HashSet::new();
@@ -120,14 +119,17 @@ impl Publishing {
                 }
             });
         }
+        let mut most = usize::MAX;
         loop {
-            let round = next_round(&outgoing, results);
+            let mut round = next_round(&outgoing, results);
             if round.is_empty() {
                 break;
             }
+            round.truncate(most);
             let round = self.declare_all(up, &outgoing, round, results).await;
             let mut lost = None;
-            for (at, outcome) in send(&lane.channel, &mut outgoing, round).await {
+            let mut open = Vec::new();
+            for (at, outcome) in send(&lane.channel, &mut outgoing, round, end).await {
                 let Some(sent) = &mut outgoing[at] else { continue };
                 match outcome {
                     Ok(Taken::Confirmed) => results[at] = Some(Ok(())),
@@ -139,11 +141,33 @@ impl Publishing {
                     }
                     Ok(Taken::Returned) => results[at] = Some(Err(refused("there is no such queue"))),
                     Ok(Taken::Refused) => results[at] = Some(Err(refused("the queue did not take it"))),
-                    Err(error) => lost = Some(error),
+                    Err(failed) => {
+                        open.push(at);
+                        lost = Some(match lost {
+                            Some(Unconfirmed::Refused(cause)) => Unconfirmed::Refused(cause),
+                            _ => failed,
+                        });
+                    }
                 }
             }
-            if let Some(error) = lost {
-                return Err(error);
+            match lost {
+                None => {}
+                // The channel is closed because of one of them: it is found by sending fewer at a time.
+                Some(Unconfirmed::Refused(cause)) => {
+                    lane = self.lane(up).await?;
+                    if let [only] = open[..] {
+                        results[only] = Some(Err(too_large_or_refused(cause)));
+                        most = usize::MAX;
+                        continue;
+                    }
+                    most = open.len().div_ceil(2);
+                    for at in open {
+                        if let Some(sent) = &mut outgoing[at] {
+                            sent.properties = properties::encode(&sent.message, limit).ok();
+                        }
+                    }
+                }
+                Some(Unconfirmed::Lost(error)) => return Err(error),
             }
         }
         self.idle().push(lane);
@@ -158,18 +182,19 @@ impl Publishing {
         round: Vec<usize>,
         results: &mut [Option<Result<(), BrokerError>>],
     ) -> Vec<usize> {
-        let mut known: HashSet<&str> = HashSet::new();
+        let mut known: HashMap<&str, Result<(), BrokerError>> = HashMap::new();
         let mut ready = Vec::with_capacity(round.len());
         for at in round {
             let Some(message) = &outgoing[at] else { continue };
-            if !known.contains(message.queue.as_str()) {
-                if let Err(error) = declare(up, self.link.target(), &message.queue, message.kind).await {
-                    results[at] = Some(Err(error));
-                    continue;
-                }
-                known.insert(&message.queue);
+            if !known.contains_key(message.queue.as_str()) {
+                let declared = declare(up, self.link.target(), &message.queue, message.kind).await;
+                known.insert(&message.queue, declared);
             }
-            ready.push(at);
+            match known.get(message.queue.as_str()) {
+                // Refused once, not once for each message: each takes several round trips.
+                Some(Err(error)) => results[at] = Some(Err(error.clone())),
+                Some(Ok(())) | None => ready.push(at),
+            }
         }
         ready
     }
@@ -198,6 +223,16 @@ impl Publishing {
 
 fn refused(why: &str) -> BrokerError {
     BrokerError::Refused(why.to_owned())
+}
+
+/// What a message is that made RabbitMQ close the channel.
+fn too_large_or_refused(cause: lapin::Error) -> BrokerError {
+    let text = chain(&cause);
+    if text.contains("larger than") {
+        BrokerError::TooLarge(text)
+    } else {
+        BrokerError::Refused(text)
+    }
 }
 
 fn behind() -> BrokerError {
@@ -252,12 +287,21 @@ enum Taken {
     Refused,
 }
 
-/// Sends `round` in its order; answers when all of it is confirmed, returned or refused.
+/// Why it is unknown what became of a message.
+enum Unconfirmed {
+    /// RabbitMQ has closed the channel because of a message on it.
+    Refused(lapin::Error),
+    Lost(BrokerError),
+}
+
+/// Sends `round` in its order; answers when all of it is confirmed, returned or refused, or at `end`: one queue that
+/// confirms nothing leaves nothing unknown of the others.
 async fn send(
     channel: &Channel,
     outgoing: &mut [Option<Outgoing>],
     round: Vec<usize>,
-) -> Vec<(usize, Result<Taken, BrokerError>)> {
+    end: Instant,
+) -> Vec<(usize, Result<Taken, Unconfirmed>)> {
     let properties: Vec<BasicProperties> = round
         .iter()
         .map(|at| {
@@ -284,28 +328,31 @@ async fn send(
     let mut settled = Vec::with_capacity(sent.len());
     for (at, first, confirm) in sent {
         let done = match first {
-            Poll::Ready(done) => done,
-            Poll::Pending => confirm.await,
+            Poll::Ready(done) => Ok(done),
+            // What is there already is taken after `end`, too.
+            Poll::Pending => tokio::time::timeout_at(end, confirm).await,
         };
         settled.push((at, done));
     }
-    // A returned message may hang on any of the confirms. The one it hangs on counts as returned as well: its own may
-    // hang elsewhere.
+    // A returned message hangs on the confirm that comes next, which is no later than its own. The one it hangs on counts
+    // as returned as well: its own may hang elsewhere.
     let mut returned: HashSet<String> = HashSet::new();
     let outcomes: Vec<_> = settled
         .into_iter()
         .map(|(at, done)| {
             let taken = match done {
-                Ok(Confirmation::Ack(message) | Confirmation::Nack(message)) if message.is_some() => {
+                Ok(Ok(Confirmation::Ack(message) | Confirmation::Nack(message))) if message.is_some() => {
                     let id = message
                         .as_ref()
                         .and_then(|message| message.properties.message_id().clone());
                     returned.extend(id.map(String::from));
                     Ok(Taken::Returned)
                 }
-                Ok(Confirmation::Ack(_)) => Ok(Taken::Confirmed),
-                Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Ok(Taken::Refused),
-                Err(error) => Err(unavailable(error)),
+                Ok(Ok(Confirmation::Ack(_))) => Ok(Taken::Confirmed),
+                Ok(Ok(Confirmation::Nack(_) | Confirmation::NotRequested)) => Ok(Taken::Refused),
+                Ok(Err(error)) if error.is_amqp_soft_error() => Err(Unconfirmed::Refused(error)),
+                Ok(Err(error)) => Err(Unconfirmed::Lost(unavailable(error))),
+                Err(_elapsed) => Err(Unconfirmed::Lost(BrokerError::Deadline(BATCH_LIMIT))),
             };
             (at, taken)
         })
@@ -324,53 +371,4 @@ async fn send(
             taken => (at, taken),
         })
         .collect()
-}
-
-/// Single publishes of many tasks, sent in groups.
-#[derive(Clone)]
-pub(super) struct Grouped(mpsc::Sender<(Message, oneshot::Sender<Result<(), BrokerError>>)>);
-
-impl Grouped {
-    pub(super) fn start(publishing: Arc<Publishing>) -> Self {
-        let (sender, mut waiting) = mpsc::channel(WAITING);
-        // Ends by itself when the last clone of the broker is gone.
-        tokio::spawn(async move {
-            let groups = Arc::new(Semaphore::new(GROUPS));
-            loop {
-                // While all are on the way the next group grows.
-                let Ok(on_the_way) = groups.clone().acquire_owned().await else {
-                    return;
-                };
-                let mut group = Vec::with_capacity(GROUP);
-                if waiting.recv_many(&mut group, GROUP).await == 0 {
-                    return;
-                }
-                let publishing = publishing.clone();
-                tokio::spawn(async move {
-                    let (messages, callers): (Vec<Message>, Vec<oneshot::Sender<_>>) = group.into_iter().unzip();
-                    let results = publishing.publish(messages, SINGLE_LIMIT).await;
-                    for (caller, result) in callers.into_iter().zip(results) {
-                        // A caller that has gone away no longer wants the answer.
-                        drop(caller.send(result));
-                    }
-                    drop(on_the_way);
-                });
-            }
-        });
-        Self(sender)
-    }
-
-    pub(super) async fn publish(&self, message: Message) -> Result<(), BrokerError> {
-        let (caller, answer) = oneshot::channel();
-        let late = || BrokerError::Deadline(SINGLE_LIMIT);
-        let waited = async {
-            // Both ends live as long as the broker and its task; only a stopping runtime closes them.
-            if self.0.send((message, caller)).await.is_err() {
-                return Err(late());
-            }
-            answer.await.unwrap_or_else(|_closed| Err(late()))
-        };
-        let waited = tokio::time::timeout(SINGLE_LIMIT, waited).await;
-        waited.unwrap_or_else(|_elapsed| Err(late()))
-    }
 }

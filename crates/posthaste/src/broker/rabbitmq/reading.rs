@@ -164,6 +164,14 @@ impl Reading {
         Ok(Ok(()))
     }
 
+    /// The next arrival; `None` when its connection is replaced.
+    pub(super) async fn next(&mut self) -> Option<Arrival> {
+        tokio::select! {
+            arrival = self.arrivals.next() => arrival,
+            () = self.up.gone() => None,
+        }
+    }
+
     pub(super) fn epoch(&self) -> i64 {
         self.epoch
     }

@@ -124,12 +124,12 @@ impl RabbitmqReceiver {
         let shared = self.shared.as_mut()?;
         let alone = async {
             match &mut self.alone {
-                Some(reading) => reading.arrivals.next().await,
+                Some(reading) => reading.next().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            arrival = shared.arrivals.next() => arrival,
+            arrival = shared.next() => arrival,
             arrival = alone => arrival,
             () = tokio::time::sleep_until(again), if waits => None,
         }
