@@ -162,9 +162,9 @@ pub(crate) async fn forget(store: &Store, account: &str) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Takes the last failure of `account` back.
+/// Takes the last failure of `account` back, and the wait that it brought: whoever may try has none left from before.
 pub(crate) async fn pardon(store: &Store, account: &str) -> Result<(), StoreError> {
-    let sql = "UPDATE login_attempts SET failures = failures - 1, in_row = in_row - 1 \
+    let sql = "UPDATE login_attempts SET failures = failures - 1, in_row = in_row - 1, blocked_until = last_at \
         WHERE account = $1 AND failures > 0 AND in_row > 0";
     store.execute(sql, vec![account.into()]).await?;
     Ok(())

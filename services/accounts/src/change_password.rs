@@ -94,15 +94,19 @@ pub(crate) async fn change_password(
     limiter.try_account(&email).await?;
     let checked = user.password_hash.unwrap_or_default();
     let current = (!checked.is_empty()).then(|| checked.clone());
-    match accounts.hashing.verify(change.current_password, current).await {
-        Ok(verified) if verified.right => {}
+    let hashing = &accounts.hashing;
+    let hashed = match hashing.verify(change.current_password, current).await {
+        Ok(verified) if verified.right => hashing.hash(change.new_password).await,
         Ok(_wrong) => return Err(wrong()),
+        Err(busy) => Err(busy),
+    };
+    let hash = match hashed {
+        Ok(hash) => hash,
         Err(busy) => {
             limiter.pardon(&email).await;
             return Err(busy.into());
         }
-    }
-    let hash = accounts.hashing.hash(change.new_password).await?;
+    };
     let at = now();
     let mut tx = store.begin().await?;
     if !credentials_repository::set_password(&tx, user.user_id, Some(&checked), &hash).await? {

@@ -9,6 +9,7 @@ mod on_databases;
 mod stage;
 
 mod bound_growth;
+mod busy_hashing;
 mod change_meanwhile;
 mod forge_tokens;
 mod forger;

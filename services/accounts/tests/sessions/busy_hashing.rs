@@ -1,0 +1,68 @@
+//! A right password is none the worse for there being no turn to hash.
+
+use std::num::NonZero;
+
+use anyhow::{Result, ensure};
+use futures_util::future::join_all;
+use posthaste_testkit::wait_until;
+use serde_json::json;
+
+use crate::house::{House, LIMIT, OTHER_PASSWORD, PASSWORD};
+use crate::stage::Stage;
+
+/// Passes of the users' hashes: time enough for others to queue while one is checked.
+const OLD: &str = "20";
+/// Passes of new ones: whoever queues behind such a hash gets no turn in time.
+const NEW: &str = "500";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_password_is_no_failure_when_its_new_hash_gets_no_turn() -> Result<()> {
+    let stage = Stage::open().await?;
+    let house = House::open_with(&stage, &[("PASSWORD_HASH_PASSES", OLD)]).await?;
+    for email in ["ann@example.com", "bob@example.com"] {
+        house.user(email).await?;
+    }
+    let bob = house.login("bob@example.com").await?;
+    for _ in 0..4 {
+        for email in ["ann@example.com", "bob@example.com"] {
+            ensure!(house.try_login(email, OTHER_PASSWORD, &[]).await?.status == 401);
+        }
+    }
+    house.close().await?;
+
+    let house = House::open_with(&stage, &[("PASSWORD_HASH_PASSES", NEW)]).await?;
+    let service = &house.service;
+    let flood = async {
+        wait_until("both to be tried", LIMIT, || async {
+            (service.count("login_attempts WHERE failures = 5").await.ok()? == 2).then_some(())
+        })
+        .await?;
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let bodies: Vec<_> = (0..2 * cores)
+            .map(|n| {
+                let email = format!("user{n}@example.com");
+                json!({"email": email, "first_name": "U", "last_name": "N", "password": PASSWORD})
+            })
+            .collect();
+        let replies = join_all(bodies.iter().map(|body| service.post("/signup", body))).await;
+        replies.into_iter().collect::<Result<Vec<_>>>()
+    };
+    let change = json!({"current_password": PASSWORD, "new_password": OTHER_PASSWORD});
+    let (ann, bob, flood) = tokio::try_join!(
+        house.try_login("ann@example.com", PASSWORD, &[]),
+        house.act_as(&bob, "PUT", "/api/v1/auth/password", &change),
+        flood
+    )?;
+    ensure!(flood.iter().any(|reply| reply.status == 503), "{flood:?}");
+    ensure!(ann.status == 200, "{ann:?}");
+    let kept = format!("users WHERE password_hash LIKE '%,t={OLD},%'");
+    ensure!(service.count(&kept).await? == 2, "nobody had a turn");
+    ensure!(bob.status == 503 && bob.header("retry-after").is_some(), "{bob:?}");
+    // Its four failures are what they were, and it need not wait.
+    let bobs = "login_attempts WHERE failures = 4 AND in_row = 4 AND blocked_until <= last_at";
+    ensure!(service.count(bobs).await? == 1 && service.count("login_attempts").await? == 1);
+    let wrong = house.try_login("bob@example.com", OTHER_PASSWORD, &[]).await?;
+    ensure!(wrong.status == 401, "looked at: {wrong:?}");
+    house.close().await?;
+    stage.finish().await
+}
