@@ -180,6 +180,10 @@ impl Consumer {
 
     fn identify(&self, delivery: Delivery) -> Item {
         let mut message = delivery.message;
+        if message.key.is_none() && self.subscription.ordered {
+            // Whoever publishes by hand gives none beside the body.
+            message.key = (self.subscription.contract.key)(&message.body);
+        }
         message.fit_columns();
         if let Some(queue) = &self.collects {
             message.topic.clone_from(queue);

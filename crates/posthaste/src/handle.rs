@@ -222,6 +222,7 @@ impl Subscription {
             contract: Contract {
                 decode: decode::<E>,
                 dedup_key: dedup_key::<E>,
+                key: key::<E>,
             },
             effect,
         }
@@ -239,6 +240,7 @@ pub(crate) struct Contract {
     pub decode: fn(&Message) -> Result<Decoded, String>,
     /// The id inside a body that came without an envelope.
     pub dedup_key: fn(&[u8]) -> Option<String>,
+    pub key: fn(&[u8]) -> Option<String>,
 }
 
 /// What is done with events; erased, because subscriptions of different types of them stand in one list.
@@ -290,6 +292,11 @@ fn without_values(text: &str) -> String {
         Some(last) => format!("{first}\"…\"{last}"),
         None => first,
     }
+}
+
+/// As [`dedup_key`], the key of its order.
+fn key<E: Event>(body: &[u8]) -> Option<String> {
+    guarded(|| serde_json::from_slice::<E>(body).ok()?.key()).ok()?
 }
 
 fn dedup_key<E: Event>(body: &[u8]) -> Option<String> {

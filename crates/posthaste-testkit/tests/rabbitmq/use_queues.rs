@@ -210,3 +210,40 @@ async fn two_processes_share_a_plain_queue() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_two_processes_reads_a_plain_quorum_queue() -> Result<()> {
+    let (database, topic) = (TestDatabase::postgres().await?, topic());
+    let plain = servers::rabbitmq()?;
+    let url = format!("{plain}?queue_type=quorum");
+    let one = Shop::open(&database, &url, &topic).await?;
+    let two = Shop::open(&database, &url, &topic).await?;
+    // Of few messages at a time, so that there is something left for the other one.
+    let (first, second) = (one.steps(3), two.steps(3));
+    // Both are reading what they may.
+    one.append((0..50).map(|n| Step {
+        key: format!("k{n}"),
+        n,
+    }))
+    .await?;
+    one.wait_for(50).await?;
+    let client = Client::connect(&plain).await?;
+    for n in 0..300 {
+        let body = format!(r#"{{"key":"hand","n":{n}}}"#);
+        client
+            .publish(&topic, body.as_bytes(), BasicProperties::default())
+            .await?;
+    }
+    one.wait_for(350).await?;
+    let by_hand = one.effects("hand").await?;
+    ensure!(by_hand == (0..300).collect::<Vec<_>>(), "{by_hand:?}");
+    // Whoever read it goes; the other one takes over.
+    first.stop(LIMIT).await;
+    drop(one);
+    client
+        .publish(&topic, br#"{"key":"late","n":1}"#, BasicProperties::default())
+        .await?;
+    two.wait_for(351).await?;
+    second.stop(LIMIT).await;
+    Ok(())
+}

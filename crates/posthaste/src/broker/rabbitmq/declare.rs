@@ -83,6 +83,29 @@ async fn ask(up: &Arc<Up>, name: &ShortString, arguments: FieldTable) -> Result<
     }
 }
 
+/// Whether this connection has the queue `name`, which only one can have at a time and which goes with it.
+pub(super) async fn lock(up: &Arc<Up>, name: &str) -> Result<bool, BrokerError> {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let channel = up.channel().await?;
+    let asked = channel.queue_declare(queue_name(name)?, options, arguments);
+    match up.in_time(asked).await? {
+        Ok(_queue) => {
+            // The queue belongs to the connection, not to the channel.
+            up.in_time(channel.close(200, "OK".into()))
+                .await?
+                .map_err(unavailable)?;
+            Ok(true)
+        }
+        Err(error) if error.is_amqp_soft_error() => Ok(false),
+        Err(error) => Err(unavailable(error)),
+    }
+}
+
 fn arguments(target: &Target, kind: Kind, bound: Option<&Unread>) -> FieldTable {
     let mut arguments = FieldTable::default();
     if target.quorum {

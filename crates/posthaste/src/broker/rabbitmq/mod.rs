@@ -6,7 +6,8 @@
 //! therefore go to one of sixteen queues, `<topic>.p0` to `<topic>.p15`, chosen by their key. Each has a single active
 //! consumer: the first process to come reads all sixteen, the others stand by. A subscription to such an event reads
 //! these queues and the plain one, where people and foreign clients publish by hand. If the subscription is ordered,
-//! one process at a time reads the plain queue too; the others look every few seconds whether it is free. The
+//! one process at a time reads the plain queue too; the others look every few seconds whether it is free. With quorum
+//! queues who may is said by a queue `<topic>.reader`, which lives as long as a connection. The
 //! publisher keeps at most one unconfirmed message of an ordered key on the way, because RabbitMQ may refuse one and
 //! take the next. Keys of events without order are pipelined freely.
 //!
@@ -17,6 +18,10 @@
 //! **URL.** `amqp://user:password@host:port/vhost`, `amqps://` for TLS. Without a path or with an empty one the vhost
 //! is `/`. `?queue_type=quorum` declares quorum queues instead of what the server's default is; `heartbeat`,
 //! `frame_max` and `channel_max` are taken as everywhere. A queue that exists with other arguments is used as it is.
+//!
+//! **Delivery limits.** A quorum queue drops, or moves to its dead-letter exchange, what was given back more often than its
+//! `delivery-limit` (20 by default from RabbitMQ 4 on). A process gives back what it has in hand when it dies, loses its
+//! connection or its database, once each time: raise the limit by a policy where that may happen so often to one message.
 
 mod connect;
 mod declare;

@@ -14,7 +14,7 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
 use super::connect::Up;
-use super::declare::{Kind, declare, queue_name};
+use super::declare::{Kind, declare, lock, queue_name};
 use super::target::{LIMIT, Target};
 use super::{properties, unavailable};
 use crate::broker::BrokerError;
@@ -110,6 +110,10 @@ impl Reading {
         queue: &str,
         prefetch: u16,
     ) -> Result<Option<Self>, BrokerError> {
+        // Quorum queues take the wish to be alone and grant it to everybody.
+        if target.quorum && !lock(up, &format!("{queue}.reader")).await? {
+            return Ok(None);
+        }
         let mut reading = Self::on(up, epoch, prefetch).await?;
         up.declared().remove(queue);
         declare(up, target, queue, Kind::Plain).await?;
