@@ -88,13 +88,18 @@ where
     }
 }
 
-/// A well-formed W3C `traceparent` (version 00: four fields of lower-case hex); anything else is as none.
+/// A valid W3C `traceparent` of four fields of lower-case hex; anything else is as none, and a trace of our own begins.
 fn traceparent(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let fields: Vec<&str> = text.split('-').collect();
     let hex = |field: &str| field.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    let lengths: Vec<usize> = fields.iter().map(|field| field.len()).collect();
-    (lengths == [2, 32, 16, 2] && fields.iter().all(|field| hex(field))).then_some(text)
+    let zero = |field: &str| field.bytes().all(|b| b == b'0');
+    let [version, trace, parent, flags] = fields[..] else {
+        return None;
+    };
+    let lengths = [version, trace, parent, flags].map(str::len);
+    let valid = lengths == [2, 32, 16, 2] && fields.iter().all(|field| hex(field));
+    (valid && version != "ff" && !zero(trace) && !zero(parent)).then_some(text)
 }
 
 struct Exchange {
@@ -243,4 +248,30 @@ pub(super) fn secure(headers: &mut HeaderMap) {
     headers
         .entry(CONTENT_SECURITY_POLICY)
         .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_taken_over_only_if_it_is_valid() {
+        let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+        let taken = |text: String| {
+            let headers = HeaderMap::from_iter([(HeaderName::from_static("traceparent"), text.parse().unwrap())]);
+            traceparent(&headers).is_some()
+        };
+        assert!(taken(format!("00-{trace}-{parent}-01")));
+        for (version, trace, parent, flags) in [
+            ("ff", trace, parent, "01"),
+            ("00", "00000000000000000000000000000000", parent, "01"),
+            ("00", trace, "0000000000000000", "01"),
+            ("00", trace, &parent.to_uppercase(), "01"),
+            ("00", trace, parent, "1"),
+            ("00", trace, parent, "01-more"),
+        ] {
+            let text = format!("{version}-{trace}-{parent}-{flags}");
+            assert!(!taken(text.clone()), "{text}");
+        }
+    }
 }
