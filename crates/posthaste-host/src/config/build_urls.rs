@@ -39,13 +39,12 @@ pub(super) fn broker(settings: &Settings, service: Option<&str>) -> Result<(Stri
     if let Some(own) = own(settings, service, "_BROKER_URL") {
         return Ok(own);
     }
-    for name in ["BROKER_URL", "AMQP_URL", "RABBITMQ_URL"] {
-        if let Some(set) = settings.set(name) {
-            return Ok((name.to_owned(), set));
-        }
+    if let Some((name, set)) = settings.first(&["BROKER_URL", "AMQP_URL", "RABBITMQ_URL"]) {
+        return Ok((name.to_owned(), set));
     }
-    for (family, host_key) in [("MQ", "MQ_HOST"), ("RABBITMQ", "RABBITMQ_HOST")] {
-        if let Some(host) = settings.set(host_key) {
+    let built = match settings.first(&["MQ_HOST", "RABBITMQ_HOST", "KAFKA_BOOTSTRAP_SERVERS"]) {
+        Some((host_key @ ("MQ_HOST" | "RABBITMQ_HOST"), host)) => {
+            let family = host_key.trim_end_matches("_HOST");
             let part = |name: &str| settings.get(&format!("{family}_{name}"));
             let parts = Parts {
                 scheme: "amqp",
@@ -56,17 +55,15 @@ pub(super) fn broker(settings: &Settings, service: Option<&str>) -> Result<(Stri
                 password: part("PASSWORD"),
                 path: None,
             };
-            return Ok(("BROKER_URL".to_owned(), parts.build()?));
+            parts.build()?
         }
-    }
-    if let Some(servers) = settings.set("KAFKA_BOOTSTRAP_SERVERS") {
-        let built = Setting {
+        Some((key, servers)) => Setting {
             value: format!("kafka://{}", servers.value.replace(' ', "")),
-            origin: Origin::Built("KAFKA_BOOTSTRAP_SERVERS".to_owned(), Box::new(servers.origin)),
-        };
-        return Ok(("BROKER_URL".to_owned(), built));
-    }
-    Ok(("BROKER_URL".to_owned(), settings.or_default("BROKER_URL")))
+            origin: Origin::Built(key.to_owned(), Box::new(servers.origin)),
+        },
+        None => settings.or_default("BROKER_URL"),
+    };
+    Ok(("BROKER_URL".to_owned(), built))
 }
 
 fn own(settings: &Settings, service: Option<&str>, suffix: &str) -> Option<(String, Setting)> {

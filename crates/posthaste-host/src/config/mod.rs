@@ -37,7 +37,8 @@ pub struct Setting {
 pub struct Settings(Arc<Inner>);
 
 struct Inner {
-    values: BTreeMap<String, Setting>,
+    /// With the number of the place that each stands in.
+    values: BTreeMap<String, (usize, Setting)>,
     /// For keys of a service that is not ours.
     sources: Sources,
 }
@@ -47,7 +48,7 @@ impl Settings {
     /// does not know is looked for in the environment and in `.env`.
     pub fn get(&self, name: &str) -> Option<String> {
         match self.0.values.get(name) {
-            Some(setting) => Some(setting.value.clone()),
+            Some((_, setting)) => Some(setting.value.clone()),
             None => match default_of(name) {
                 Some(default) => Some(default.to_owned()),
                 None => self.0.sources.find(name).map(|(value, _)| value.to_owned()),
@@ -69,7 +70,14 @@ impl Settings {
 
     /// The value of `name` where somebody has set it.
     fn set(&self, name: &str) -> Option<Setting> {
-        self.0.values.get(name).cloned()
+        self.0.values.get(name).map(|(_, setting)| setting.clone())
+    }
+
+    /// Of `names`, which say the same thing, the one that stands in the first place; in one place the first name.
+    fn first<'a>(&self, names: &[&'a str]) -> Option<(&'a str, Setting)> {
+        let set = names.iter().filter_map(|name| Some((*name, self.0.values.get(*name)?)));
+        let first = set.min_by_key(|(_, (place, _))| *place);
+        first.map(|(name, (_, setting))| (name, setting.clone()))
     }
 
     fn or_default(&self, name: &str) -> Setting {
@@ -146,9 +154,9 @@ impl Config {
         let mut values = BTreeMap::new();
         for named in &known {
             match read(&sources, named) {
-                Ok(Some(setting)) => match check_value::check(named.key.kind, &setting.value) {
+                Ok(Some((place, setting))) => match check_value::check(named.key.kind, &setting.value) {
                     Ok(()) => {
-                        values.insert(named.name.clone(), setting);
+                        values.insert(named.name.clone(), (place, setting));
                     }
                     Err(wrong) => errors.push(refuse(&named.name, named.key.secret, &setting, wrong)),
                 },
@@ -272,43 +280,53 @@ fn unknown_keys(sources: &Sources, known: &[Named]) -> Vec<ConfigError> {
         .collect()
 }
 
-/// The value of one key, read from its file where `<NAME>_FILE` names one.
-fn read(sources: &Sources, named: &Named) -> Result<Option<Setting>, ConfigError> {
-    let own = sources.find(&named.name);
+/// The value of one key and the number of its place, read from its file where `<NAME>_FILE` names one.
+fn read(sources: &Sources, named: &Named) -> Result<Option<(usize, Setting)>, ConfigError> {
+    let own = sources.find_place(&named.name);
     let file_key = format!("{}_FILE", named.name);
     let file = if named.key.secret {
-        sources.find(&file_key)
+        sources.find_place(&file_key)
     } else {
         None
     };
-    match (own, file) {
-        (None, None) => Ok(None),
-        (Some((value, origin)), None) => Ok(Some(Setting {
-            // Around a password a space may be meant; around anything else it is a slip.
-            value: if named.key.kind == Kind::Text {
-                value
-            } else {
-                value.trim()
-            }
-            .to_owned(),
-            origin: origin.clone(),
-        })),
-        (Some((_, origin)), Some((_, file_origin))) => Err(ConfigError::Twice {
+    if let (Some((own, _, origin)), Some((file, _, file_origin))) = (own, file)
+        && own == file
+    {
+        return Err(ConfigError::Twice {
             key: named.name.clone(),
             origin: origin.clone(),
             file_origin: file_origin.clone(),
-        }),
-        (None, Some((path, origin))) => match std::fs::read_to_string(path) {
-            Ok(text) => Ok(Some(Setting {
-                value: text.trim_end_matches(['\r', '\n']).to_owned(),
-                origin: Origin::SecretFile(path.to_owned(), Box::new(origin.clone())),
-            })),
+        });
+    }
+    let is_first = |place: usize| own.is_none_or(|(own, ..)| place < own);
+    if let Some((place, path, origin)) = file.filter(|(place, ..)| is_first(*place)) {
+        return match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let setting = Setting {
+                    value: text.trim_end_matches(['\r', '\n']).to_owned(),
+                    origin: Origin::SecretFile(path.to_owned(), Box::new(origin.clone())),
+                };
+                Ok(Some((place, setting)))
+            }
             Err(error) => Err(ConfigError::File {
                 path: format!("{file_key}={path} ({origin})"),
                 reason: error.to_string(),
             }),
-        },
+        };
     }
+    Ok(own.map(|(place, value, origin)| {
+        // Around a password a space may be meant; around anything else it is a slip.
+        let value = if named.key.kind == Kind::Text {
+            value
+        } else {
+            value.trim()
+        };
+        let setting = Setting {
+            value: value.to_owned(),
+            origin: origin.clone(),
+        };
+        (place, setting)
+    }))
 }
 
 fn refuse(name: &str, secret: bool, setting: &Setting, wrong: Wrong) -> ConfigError {

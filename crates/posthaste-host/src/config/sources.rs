@@ -150,10 +150,15 @@ impl Sources {
 
     /// The value of `key` in the first place that has it.
     pub(crate) fn find(&self, key: &str) -> Option<(&str, &Origin)> {
-        self.layers
-            .iter()
-            .find_map(|layer| layer.values.get(key))
-            .map(|(value, origin)| (value.as_str(), origin))
+        self.find_place(key).map(|(_, value, origin)| (value, origin))
+    }
+
+    /// The same with the number of the place; a lower one wins.
+    pub(super) fn find_place(&self, key: &str) -> Option<(usize, &str, &Origin)> {
+        self.layers.iter().enumerate().find_map(|(place, layer)| {
+            let (value, origin) = layer.values.get(key)?;
+            Some((place, value.as_str(), origin))
+        })
     }
 
     /// The keys in places where each has to be known.

@@ -114,6 +114,38 @@ fn secrets_come_from_files_and_only_once() -> Result<()> {
 }
 
 #[test]
+fn the_first_place_wins_under_whatever_name() -> Result<()> {
+    let load = |environment: &[(&str, &str)], toml: &str| -> Result<Config> {
+        let pairs = environment
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let sources = Sources::new().environment(pairs).toml("posthaste.toml", toml)?;
+        Ok(Config::load(sources, &SERVICES)?)
+    };
+    let config = load(&[("RABBITMQ_URL", "amqp://here")], "broker_url = 'amqp://there'")?;
+    ensure!(config.broker_url("orders")?.value == "amqp://here");
+    let config = load(&[("KAFKA_BOOTSTRAP_SERVERS", "here:9092")], "mq_host = 'there'")?;
+    ensure!(config.broker_url("orders")?.value == "kafka://here:9092");
+    // In one place the plain name goes first.
+    let config = load(&[("RABBITMQ_URL", "amqp://b"), ("BROKER_URL", "amqp://a")], "")?;
+    ensure!(config.broker_url("orders")?.value == "amqp://a");
+
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("url");
+    std::fs::write(&file, "postgres://of-the-file/n\n")?;
+    let path = file.to_str().context("path")?;
+    let config = load(&[("DATABASE_URL_FILE", path)], "database_url = 'postgres://there/n'")?;
+    ensure!(config.database_url("orders")?.value == "postgres://of-the-file/n");
+    // A file that does not count need not be there.
+    let config = load(
+        &[("DATABASE_URL", "postgres://here/n")],
+        "database_url_file = '/nonexistent'",
+    )?;
+    ensure!(config.database_url("orders")?.value == "postgres://here/n");
+    Ok(())
+}
+
+#[test]
 fn urls_are_built_from_their_parts() -> Result<()> {
     let parts = [
         ("DB_HOST", "db"),
