@@ -230,18 +230,18 @@ pub(crate) async fn set_verification(tx: &Tx, id: Uuid, hash: &str, life: i64) -
     Ok(tx.execute(sql, values).await? == 1)
 }
 
-/// Whose unexpired verification token has the hash `hash`.
+/// Whose verification token has the hash `hash`, unless it expired before it was used.
 pub(crate) async fn holder_of_verification(tx: &Tx, hash: &str) -> Result<Option<Uuid>, StoreError> {
-    let sql = "SELECT id FROM users WHERE verification_hash = $1 AND verification_expires_at > {now} \
-        AND deleted_at IS NULL";
+    let sql = "SELECT id FROM users WHERE verification_hash = $1 AND deleted_at IS NULL \
+        AND (verification_expires_at > {now} OR verification_state = 'VERIFIED')";
     let rows = tx.query(sql, vec![hash.into()]).await?;
     rows.first().map(|row| row.uuid("id")).transpose()
 }
 
-/// Notes that the address of `id` is its owner's, and uses its token up; answers whether that is new.
+/// Notes that the address of `id` is its owner's; answers whether that is new. Its token stays: whoever repeats a request
+/// whose answer was lost is known by it.
 pub(crate) async fn verify(tx: &Tx, id: Uuid) -> Result<bool, StoreError> {
-    let sql = "UPDATE users SET verification_state = 'VERIFIED', verification_hash = NULL, \
-        verification_expires_at = NULL, version = version + 1, updated_at = {now} \
+    let sql = "UPDATE users SET verification_state = 'VERIFIED', version = version + 1, updated_at = {now} \
         WHERE id = $1 AND deleted_at IS NULL AND verification_state = 'PENDING'";
     Ok(tx.execute(sql, vec![tx.dialect().uuid(id)]).await? == 1)
 }

@@ -116,7 +116,7 @@ pub(crate) async fn read_signup(
     responses(
         (status = 200, description = "The address is confirmed, now or before", body = VerificationAnswer),
         (status = 400, description = "The body is no valid JSON"),
-        (status = 401, description = "The token is not this user's, was used or has expired"),
+        (status = 401, description = "The token is not this user's or has expired, and the caller is no administrator"),
         (status = 404, description = "There is none with this id"),
         (status = 415, description = "The body is no JSON"),
         (status = 422, description = "The id is no UUID, or the body has other members"),
@@ -130,12 +130,12 @@ pub(crate) async fn verify_user(
     origin: Origin,
     request: HttpRequest,
 ) -> Result<Json<VerificationAnswer>, ApiError> {
-    let proof = match (token_of(request).await?, visitor) {
-        (Some(token), _) => Proof::Token(token),
-        (None, Some(caller)) if caller.is_admin() => Proof::Authority(caller),
-        (None, _) => Proof::None,
+    let command = VerifyUser {
+        user_id,
+        token: token_of(request).await?,
+        authority: visitor.filter(Caller::is_admin),
+        origin,
     };
-    let command = VerifyUser { user_id, proof, origin };
     let message = match mediator::send(&accounts, command).await? {
         true => "User verified successfully",
         false => "User already verified",
@@ -187,20 +187,13 @@ pub(crate) async fn verify_email(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What shows that an address is its user's.
-enum Proof {
-    /// The token of the mail.
-    Token(String),
-    /// Somebody says so who may.
-    Authority(Caller),
-    /// Nothing.
-    None,
-}
-
 /// The command for a named user; answers whether it is news.
 struct VerifyUser {
     user_id: Uuid,
-    proof: Proof,
+    /// The token of the mail.
+    token: Option<String>,
+    /// Somebody who may say so without it.
+    authority: Option<Caller>,
     origin: Origin,
 }
 
@@ -212,24 +205,27 @@ impl Request for VerifyUser {
 
 impl Answer<VerifyUser> for Accounts {
     async fn answer(&self, command: VerifyUser) -> Result<bool, ApiError> {
-        let VerifyUser { user_id, proof, origin } = command;
+        let VerifyUser {
+            user_id,
+            token,
+            authority,
+            origin,
+        } = command;
         let tx = self.context.store.begin().await?;
         if users_repository::find_in(&tx, user_id).await?.is_none() {
             return Err(unknown());
         }
-        let actor = match proof {
-            Proof::Authority(caller) => {
+        let holder = match token {
+            Some(token) => users_repository::holder_of_verification(&tx, &hash_of(&token)).await?,
+            None => None,
+        };
+        let actor = match authority {
+            _ if holder == Some(user_id) => Some(user_id.to_string()),
+            Some(caller) => {
                 check_caller(&tx, &caller).await?;
                 actor(&caller)
             }
-            Proof::Token(token) => {
-                let holder = users_repository::holder_of_verification(&tx, &hash_of(&token)).await?;
-                if holder != Some(user_id) {
-                    return Err(unproven());
-                }
-                Some(user_id.to_string())
-            }
-            Proof::None => return Err(unproven()),
+            None => return Err(unproven()),
         };
         let news = users_repository::verify(&tx, user_id).await?;
         if news {
