@@ -40,6 +40,7 @@ mod floor;
 mod group_commit;
 pub mod handle;
 mod handle_outside;
+mod held_back;
 pub mod idempotency;
 mod invoke;
 mod lease;

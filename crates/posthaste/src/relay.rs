@@ -4,7 +4,7 @@
 //! once the lease is another's. A row stays pending until the transport has confirmed it, however
 //! long the transport is away. After a failure the rest of the same key waits, other keys go on.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::dead_letter;
 use crate::failpoint::{self, mutant};
 use crate::failure::chain;
 use crate::floor::Floor;
+use crate::held_back::{HeldBack, Lane, MAX_DELAY};
 use crate::lease::{Held, Keeper, Slot};
 use crate::retry::{COLLISIONS, after_collision, back_off, jitter};
 use crate::store::outbox_rows::{self as outbox, Pending};
@@ -29,12 +30,8 @@ const CONFIRM: Duration = Duration::from_secs(30);
 /// A lease that lapsed and was renewed by this process itself changes nothing in what it shows.
 const FENCED: Duration = Duration::from_millis(500);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
-const MAX_DELAY: Duration = Duration::from_secs(5);
 /// A relay that is never idle asks for scheduled rows this often, and begins anew at the oldest row where some of them wait.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// One message's lane through the transport: later ones must not overtake it.
-type Lane = (String, Option<String>);
 
 pub(crate) struct Relay {
     service: String,
@@ -45,8 +42,7 @@ pub(crate) struct Relay {
     held: watch::Receiver<Held>,
     slots: BTreeMap<i64, Slot>,
     floor: Floor,
-    /// Lanes whose oldest message failed: how often, and when it is tried again.
-    waiting: HashMap<Lane, (u32, Instant)>,
+    held_back: HeldBack,
     /// When the next scheduled row falls due, as of the last look at them.
     next_due: Option<Instant>,
     looked: Instant,
@@ -81,7 +77,7 @@ impl Relay {
             keeper: keeper.clone(),
             slots: BTreeMap::new(),
             floor: Floor::default(),
-            waiting: HashMap::new(),
+            held_back: HeldBack::default(),
             next_due: None,
             looked: Instant::now(),
             #[cfg(feature = "explore")]
@@ -138,8 +134,7 @@ impl Relay {
     }
 
     fn until_next(&self) -> Option<Duration> {
-        let lanes = self.waiting.values().map(|(_, at)| *at);
-        let next = lanes.chain(self.next_due).min()?;
+        let next = self.held_back.next().into_iter().chain(self.next_due).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -167,7 +162,7 @@ impl Relay {
             }
             self.next_due = None;
         }
-        self.waiting.retain(|_, (_, at)| *at > now - MAX_DELAY);
+        self.held_back.forget_old(now);
         let mut moved = false;
         let mut after = self.start();
         loop {
@@ -240,7 +235,7 @@ impl Relay {
 
     /// Those of `rows` whose lane does not wait.
     fn ready(&self, mut rows: Vec<Pending>, now: Instant) -> Vec<Pending> {
-        rows.retain(|row| self.waiting.get(&lane(row)).is_none_or(|(_, at)| *at <= now));
+        rows.retain(|row| self.held_back.is_free(&Lane::of(row), row.seq, now));
         rows
     }
 
@@ -261,7 +256,7 @@ impl Relay {
         if mutant!(MarkBeforeConfirm) {
             self.mark(&seqs).await?;
         }
-        let lanes: Vec<Lane> = rows.iter().map(lane).collect();
+        let lanes: Vec<Lane> = rows.iter().map(Lane::of).collect();
         let ages: Vec<f64> = rows.iter().map(|row| row.age).collect();
         let copies: HashSet<i64> = rows
             .iter()
@@ -276,13 +271,13 @@ impl Relay {
         metrics::histogram!(metric::BROKER_OPERATION, "messaging_operation_name" => "send").record(took);
         let mut confirmed = Vec::with_capacity(seqs.len());
         let mut failed: Option<BrokerError> = None;
-        let mut refused = HashSet::new();
+        let mut outcomes = Vec::with_capacity(seqs.len());
         for ((result, lane), (seq, age)) in results.into_iter().zip(lanes).zip(seqs.iter().zip(ages)) {
             match result {
                 Ok(()) => {
-                    self.waiting.remove(&lane);
                     metrics::histogram!(metric::OUTBOX_LAG).record(age + took.as_secs_f64());
                     confirmed.push(*seq);
+                    outcomes.push((lane, *seq, true));
                 }
                 // With its cause in its headers it is larger than what came. It would be pending for ever.
                 Err(error @ BrokerError::TooLarge(_)) if copies.contains(seq) => {
@@ -290,18 +285,14 @@ impl Relay {
                     confirmed.push(*seq);
                 }
                 Err(error) => {
-                    refused.insert(lane);
+                    outcomes.push((lane, *seq, false));
                     failed = Some(error);
                 }
             }
         }
         metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "ok").increment(confirmed.len() as u64);
         metrics::counter!(metric::SENT).increment(confirmed.len() as u64);
-        for lane in refused {
-            let times = self.waiting.get(&lane).map_or(0, |(times, _)| *times);
-            let again = Instant::now() + back_off(times, FIRST_DELAY, MAX_DELAY, jitter());
-            self.waiting.insert(lane, (times.saturating_add(1), again));
-        }
+        self.held_back.learn(outcomes);
         if let Some(error) = &failed {
             let count = seqs.len() - confirmed.len();
             metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "failed").increment(count as u64);
@@ -374,10 +365,4 @@ impl Relay {
             Ok(Ok(())) | Err(_) => Ok(Forwarded::Some),
         }
     }
-}
-
-/// Messages of a topic without a key ask for no order; they share one lane, so that what waits stays
-/// bounded by keys and topics.
-fn lane(row: &Pending) -> Lane {
-    (row.message.topic.clone(), row.message.key.clone())
 }
