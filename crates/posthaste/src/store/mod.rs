@@ -20,13 +20,14 @@ pub(crate) mod queue_rows;
 pub(crate) mod retention_rows;
 mod row;
 mod sqlite;
+mod suspect_connections;
 mod transaction;
 mod watch;
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement, TransactionTrait, Value};
@@ -40,35 +41,10 @@ pub use row::Row;
 pub use transaction::Tx;
 pub(crate) use watch::{Signals, Wake};
 
+use suspect_connections::note_silence;
+
 use crate::engine::KeeperSlot;
 use crate::telemetry::metric;
-
-/// When a database last kept us waiting to the end of a deadline. Its connections may be dead without
-/// knowing: until they have proved otherwise, each is asked before it goes back to its pool.
-static LAST_SILENCE: Mutex<Option<Instant>> = Mutex::new(None);
-const SUSPICION: Duration = Duration::from_secs(300);
-
-fn note_silence() {
-    *LAST_SILENCE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-}
-
-fn recently_silent() -> bool {
-    let last = *LAST_SILENCE.lock().unwrap_or_else(PoisonError::into_inner);
-    last.is_some_and(|at| at.elapsed() < SUSPICION)
-}
-
-/// How long a connection that is suspected may take to answer.
-const PROOF: Duration = Duration::from_secs(2);
-
-/// Whether a connection may go back to its pool. The pool's own question at this point would wait for a dead one as
-/// long as TCP does, and it counts until then.
-async fn still_answers(connection: &mut impl sqlx::Connection) -> Result<bool, sqlx::Error> {
-    if recently_silent() {
-        let silent = |_elapsed| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-        tokio::time::timeout(PROOF, connection.ping()).await.map_err(silent)??;
-    }
-    Ok(true)
-}
 
 /// A begin is one round trip once there is a connection.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(5);

@@ -33,7 +33,7 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         // A round trip per checkout; a dead connection shows at its first statement and is retried above.
         .test_before_acquire(false)
         .max_lifetime(std::time::Duration::from_secs(1800))
-        .after_release(|connection, _| Box::pin(super::still_answers(connection)))
+        .after_release(|connection, _| Box::pin(super::suspect_connections::still_answers(connection)))
         .after_connect(|connection, _| Box::pin(async move { connection.execute(SESSION).await.map(drop) }))
         .connect_lazy_with(connect);
     let connection = SqlxMySqlConnector::from_sqlx_mysql_pool(pool.clone());

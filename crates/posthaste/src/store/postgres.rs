@@ -29,7 +29,7 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         .acquire_timeout(options.acquire)
         // A round trip per checkout; a dead connection shows at its first statement and is retried above.
         .test_before_acquire(false)
-        .after_release(|connection, _| Box::pin(super::still_answers(connection)))
+        .after_release(|connection, _| Box::pin(super::suspect_connections::still_answers(connection)))
         .max_lifetime(Duration::from_secs(1800))
         .connect_lazy_with(connect);
     let connection = SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone());
