@@ -11,6 +11,7 @@ pub(crate) mod idempotency_rows;
 pub(crate) mod inbox_rows;
 mod insert;
 pub(crate) mod lease_rows;
+mod mask_url;
 mod migrate;
 mod mysql;
 pub(crate) mod outbox_rows;
@@ -35,6 +36,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement, Transaction
 pub use dialect::Dialect;
 use gate::{DeadConnections, Gate};
 pub use insert::{Column, Insert, OnConflict};
+pub use mask_url::mask;
 pub use migrate::{MigrateError, Migration, MigrationState, Sql};
 pub use private_files::make_private_folder;
 pub use row::Row;
@@ -367,16 +369,5 @@ async fn timed<T>(operation: &'static str, work: impl Future<Output = Result<T, 
             note_silence();
             Err(StoreError::Deadline(STATEMENT_DEADLINE))
         }
-    }
-}
-
-/// `url` with its password replaced.
-pub fn mask(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() => match parsed.set_password(Some("***")) {
-            Ok(()) => parsed.to_string(),
-            Err(()) => "***".to_owned(),
-        },
-        _ => url.to_owned(),
     }
 }
