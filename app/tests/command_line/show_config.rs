@@ -67,3 +67,54 @@ async fn check_exits_78_on_an_error() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn check_refuses_what_a_service_would_and_makes_nothing() -> Result<()> {
+    let program = Program::new()?;
+    for variable in [
+        ("ACCESS_TOKEN_SECONDS", "5"),
+        ("PASSWORD_HASH_PASSES", "1"),
+        ("ONBOARDING_ATTEMPTS", "0"),
+        ("TRUSTED_PROXIES", "x"),
+        ("MAIL_FROM", "x"),
+        ("ACCOUNTS_SECRET", "canary"),
+        ("INCOMING_ORDER_QUEUE", "order_dlq"),
+        ("REDIS_URL", "redis://:canary@"),
+        ("BROKER_URL", "amqp://u:canary@h:99999"),
+    ] {
+        let checked = program.run(&["config", "check"], &[variable]).await?;
+        ensure!(
+            checked.code == 78 && !checked.stderr.contains("canary"),
+            "{variable:?}: {checked:?}"
+        );
+        let made: Vec<_> = std::fs::read_dir(program.folder())?.collect();
+        ensure!(made.is_empty(), "{variable:?}: {made:?}");
+        let served = program.run(&["serve", "--port", "0"], &[variable]).await?;
+        ensure!(
+            served.code == 78 && served.stderr == checked.stderr,
+            "{served:?} {checked:?}"
+        );
+        if program.folder().join("data").exists() {
+            std::fs::remove_dir_all(program.folder().join("data"))?;
+        }
+    }
+    // Both at once, each told.
+    let wrong = [("MAIL_FROM", "x"), ("INCOMING_ORDER_QUEUE", "order_dlq")];
+    let checked = program.run(&["config", "check"], &wrong).await?;
+    let told = checked.stderr.contains("MAIL_FROM") && checked.stderr.contains("order_dlq");
+    ensure!(checked.code == 78 && told, "{checked:?}");
+    // Nobody is called: there is no such host.
+    let away = [
+        ("DATABASE_URL", "postgres://u@nowhere.invalid/n"),
+        ("BROKER_URL", "amqp://nowhere.invalid"),
+        ("REDIS_URL", "redis://nowhere.invalid"),
+    ];
+    let checked = program.run(&["config", "check"], &away).await?;
+    ensure!(checked.code == 0, "{checked:?}");
+    ensure!(program.run(&["config", "check"], &[]).await?.code == 0);
+    ensure!(
+        std::fs::read_dir(program.folder())?.next().is_none(),
+        "something was made"
+    );
+    Ok(())
+}

@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod await_schema;
+mod build_services;
 pub mod cli;
 pub mod config;
 mod health;

@@ -127,6 +127,7 @@ pub(crate) fn contexts(
                 broker,
                 cache: cache.clone(),
                 settings: config.settings.clone(),
+                is_rehearsal: false,
                 guard: guard.clone(),
                 transport,
             });

@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::auth::accounts_over_http;
 use crate::await_schema;
+use crate::build_services::build;
 use crate::config::{Config, ConfigErrors};
 use crate::health::{Health, Watched};
 use crate::http::{self, OwnNames, check_host};
@@ -102,26 +102,15 @@ impl Host {
         let contexts = open_services::contexts(services, &databases, config)?;
         let mut routes = OpenApiRouter::new();
         let mut loops: Vec<Vec<Loops>> = databases.iter().map(|_| Vec::new()).collect();
-        for (service, context) in services.iter().zip(&contexts) {
-            let parts = (service.build)(context).map_err(ConfigErrors::from)?;
+        for (context, parts) in contexts.iter().zip(build(services, &contexts, config)?) {
             context.broker.learn(&parts.subscriptions);
             if config.roles.api {
                 routes = routes.merge(parts.routes);
             }
-            if let Some(verifier) = parts.verifier {
-                context.guard.learn(verifier);
-            }
-            loops[number(&databases, service.name)].push(Loops {
+            loops[number(&databases, context.name)].push(Loops {
                 context: context.clone(),
                 subscriptions: parts.subscriptions,
             });
-        }
-        if let Some(context) = contexts.first()
-            && config.roles.api
-            && context.guard.needs_verifier()
-        {
-            let verifier = accounts_over_http(&config.settings).map_err(ConfigErrors::from)?;
-            context.guard.learn(verifier);
         }
         let names: Vec<&str> = services.iter().map(|service| service.name).collect();
         let title = config.app_name(&names);

@@ -27,7 +27,8 @@ pub struct Service {
     pub chores: &'static [Chore],
     /// Records what an operator does to the dead letters of its database, where it keeps a record.
     pub audit: Option<Audit>,
-    /// Makes its routes and handlers; called once, before any database is asked.
+    /// Makes its routes and handlers; called once, before any database is asked. `config check` calls it too, see
+    /// [`ServiceContext::is_rehearsal`].
     pub build: fn(&ServiceContext) -> Result<ServiceParts, ConfigError>,
 }
 
@@ -91,6 +92,8 @@ pub struct ServiceContext {
     pub publisher: Publisher,
     /// The settings of the process.
     pub settings: Settings,
+    /// Whether only the settings are looked at, for `config check`: the database is not there, and nothing may be made.
+    pub is_rehearsal: bool,
     pub(crate) guard: Guard,
     /// Which of the process's transports `broker` is: services with the same number share it.
     pub(crate) transport: usize,

@@ -9,10 +9,9 @@ use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use posthaste::Store;
 use posthaste::store::make_private_folder;
 use posthaste_host::http::IdempotencyKey;
-use posthaste_host::{ConfigError, Settings};
+use posthaste_host::{ConfigError, ServiceContext};
 use uuid::Uuid;
 
 use crate::email_address::EmailAddress;
@@ -36,11 +35,13 @@ impl ServerSecret {
     ///
     /// # Errors
     /// When it is too short, or there is no file and none can be made.
-    pub fn of(settings: &Settings, store: &Store) -> Result<Self, ConfigError> {
-        let (secret, name) = match settings.get("ACCOUNTS_SECRET") {
+    pub fn of(context: &ServiceContext) -> Result<Self, ConfigError> {
+        let (secret, name) = match context.settings.get("ACCOUNTS_SECRET") {
             Some(secret) => (secret, "ACCOUNTS_SECRET".to_owned()),
+            // Nothing will be sealed with it.
+            None if context.is_rehearsal => return Ok(Self::derive(&[])),
             None => {
-                let path = folder(store.display()).join(FILE);
+                let path = folder(context.store.display()).join(FILE);
                 let secret = read_or_make(&path).map_err(|error| {
                     ConfigError::refused(format!(
                         "ACCOUNTS_SECRET is not set and {} cannot be read or made ({error}): set ACCOUNTS_SECRET or \

@@ -78,7 +78,7 @@ impl Sessions {
     /// # Errors
     /// When one of them cannot be used.
     pub fn of(context: &ServiceContext) -> Result<Self, ConfigError> {
-        let secret = Arc::new(ServerSecret::of(&context.settings, &context.store)?);
+        let secret = Arc::new(ServerSecret::of(context)?);
         Ok(Self {
             lives: Lives::of(&context.settings)?,
             rules: TokenRules::of(&context.settings),

@@ -6,8 +6,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::{CliError, FileOption, print};
+use crate::build_services::rehearse;
+use crate::config::Sources;
 use crate::config::show::{effective, table};
-use crate::config::{Config, ConfigErrors, Sources};
 use crate::service::Service;
 
 #[derive(Args)]
@@ -65,15 +66,10 @@ impl ShowConfig {
                 }
             }
             Command::Check { file } => {
-                check(&file.load(Sources::new(), services)?, services)?;
+                rehearse(services, &file.load(Sources::new(), services)?)?;
                 print("the configuration is fine\n")?;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-fn check(config: &Config, services: &[Service]) -> Result<(), ConfigErrors> {
-    let names: Vec<&str> = services.iter().map(|service| service.name).collect();
-    config.check_services(&names)
 }
