@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::header::{ETAG, LOCATION};
+use axum::http::header::ETAG;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use contracts::{UserCreated, check_text};
@@ -18,6 +18,7 @@ use crate::Accounts;
 use crate::audit_repository::{self, AuditEvent, Origin, actor};
 use crate::check_caller::check_caller;
 use crate::email_address::EmailAddress;
+use crate::locate_user::locate_user;
 use crate::user::{UserView, check_email, check_name};
 use crate::users_repository::{self, NewUser};
 
@@ -143,7 +144,7 @@ impl Answer<CreateUser> for Accounts {
             Some(id) => format!("{SCOPE} {id}"),
             None => SCOPE.to_owned(),
         };
-        let user = NewUser {
+        let mut user = NewUser {
             id: self.sessions.secret.id_for_key(&scope, key.as_ref(), &email),
             email,
             first_name: user.first_name,
@@ -152,12 +153,11 @@ impl Answer<CreateUser> for Accounts {
             is_active: user.is_active.unwrap_or(true),
             password_hash: None,
         };
-        let location = HeaderValue::from_str(&format!("/api/v1/users/{}", user.id));
         let service = self.context.name;
         let mut response = idempotent(&self.context.store, &scope, key.as_ref(), &bytes, |tx| {
             Box::pin(async move {
                 check_caller(tx, &caller).await?;
-                if !users_repository::claim(tx, &user).await? {
+                if !users_repository::claim_anew(tx, &mut user).await? {
                     return Err(ApiError::of(StatusCode::CONFLICT).detail("A user with this address exists already."));
                 }
                 users_repository::skip_onboarding(tx, user.id).await?;
@@ -190,12 +190,8 @@ impl Answer<CreateUser> for Accounts {
             })
         })
         .await?;
-        // A replayed answer has them too: the id follows from the key, and every user begins with version 1.
-        let headers = response.headers_mut();
-        headers.insert(ETAG, HeaderValue::from_static("\"1\""));
-        if let Ok(location) = location {
-            headers.insert(LOCATION, location);
-        }
-        Ok(response)
+        // A replayed answer has it too: every user begins with version 1.
+        response.headers_mut().insert(ETAG, HeaderValue::from_static("\"1\""));
+        locate_user(response, "/api/v1/users/", "/data/id").await
     }
 }

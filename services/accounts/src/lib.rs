@@ -12,6 +12,7 @@ mod delete_user;
 mod email_address;
 mod hash_password;
 mod limit_attempts;
+mod locate_user;
 mod log_in;
 mod log_out;
 mod mail_user;

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
-use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use posthaste::failure::chain;
@@ -22,6 +22,7 @@ use crate::Accounts;
 use crate::audit_repository::{self, AuditEvent, Origin};
 use crate::credentials_repository;
 use crate::email_address::EmailAddress;
+use crate::locate_user::locate_user;
 use crate::onboard_user::SignupRequested;
 use crate::password::Password;
 use crate::user::{Verification, check_email, check_name};
@@ -235,27 +236,19 @@ impl Answer<SignUp> for Accounts {
             is_active: true,
             password_hash: Some(password_hash),
         };
-        let (message, spare) = messages(&user)?;
-        let accepted = door.accepted(user_id)?;
-        let answer = accepted.clone();
-        let taken = self
-            .claim(door, key.as_ref(), &fingerprint, (user, origin, message, accepted))
-            .await;
-        let mut response = match taken {
+        let (_, spare) = messages(&user)?;
+        let taken = self.claim(door, key.as_ref(), &fingerprint, (user, origin)).await;
+        let response = match taken {
             Err(away) if away.is_database_away() => {
                 self.publish_directly(spare, away).await?;
+                let answer = door.accepted(user_id)?;
                 let json = HeaderValue::from_static("application/json");
                 let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::ACCEPTED);
                 (status, [(CONTENT_TYPE, json)], answer.body).into_response()
             }
             taken => taken?,
         };
-        if response.status() == StatusCode::CREATED
-            && let Ok(location) = HeaderValue::from_str(&format!("/users/{user_id}"))
-        {
-            response.headers_mut().insert(LOCATION, location);
-        }
-        Ok(response)
+        locate_user(response, "/users/", "/user_id").await
     }
 }
 
@@ -267,15 +260,15 @@ impl Accounts {
         door: Door,
         key: Option<&IdempotencyKey>,
         fingerprint: &[u8],
-        claim: (NewUser, Origin, Message, StoredResponse),
+        claim: (NewUser, Origin),
     ) -> Result<Response, ApiError> {
         let (store, service, since) = (&self.context.store, self.context.name, Instant::now());
         let mut tries = 1;
         loop {
-            let (user, origin, message, accepted) = claim.clone();
+            let (mut user, origin) = claim.clone();
             let taken = idempotent(store, door.scope(), key, fingerprint, |tx| {
                 Box::pin(async move {
-                    let new = users_repository::claim(tx, &user).await?;
+                    let new = users_repository::claim_anew(tx, &mut user).await?;
                     let event = AuditEvent {
                         action: "user.register",
                         actor: Some("anonymous".to_owned()),
@@ -290,8 +283,9 @@ impl Accounts {
                         return Ok(StoredResponse { status: 409, body });
                     }
                     // The worker finds out by itself whose the address is.
+                    let (message, _) = messages(&user)?;
                     outbox::append(tx, service, message).await?;
-                    Ok(accepted)
+                    Ok(door.accepted(user.id)?)
                 })
             })
             .await;

@@ -95,6 +95,23 @@ pub(crate) async fn claim(tx: &Tx, user: &NewUser) -> Result<bool, StoreError> {
     Ok(!CLAIM.run(tx, vec![row]).await?.is_empty())
 }
 
+/// As [`claim`]. An id that follows from an idempotency key may be that of a user who was deleted since the key was last
+/// used: where nobody has the address, `user` gets a fresh one.
+pub(crate) async fn claim_anew(tx: &Tx, user: &mut NewUser) -> Result<bool, StoreError> {
+    if claim(tx, user).await? {
+        return Ok(true);
+    }
+    let holders = tx.query(
+        "SELECT id FROM users WHERE email = $1",
+        vec![user.email.as_str().into()],
+    );
+    if !holders.await?.is_empty() {
+        return Ok(false);
+    }
+    user.id = Uuid::now_v7();
+    claim(tx, user).await
+}
+
 /// Notes that the sign-up of `id` for `email` is worked off.
 pub(crate) async fn begin_onboarding(tx: &Tx, id: Uuid, email: &EmailAddress) -> Result<Onboarding, StoreError> {
     let id = || tx.dialect().uuid(id);

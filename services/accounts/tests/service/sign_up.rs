@@ -4,13 +4,14 @@ use anyhow::{Context, Result};
 
 use serde_json::json;
 
-use crate::mailbox::Accounts;
+use crate::mailbox::{Accounts, signup};
 use crate::stage::Stage;
 
 on_each_stage!(
     a_user_signs_up_and_confirms_the_address,
     one_address_is_one_user_however_it_is_written,
     many_at_once_make_one_user,
+    a_key_used_again_after_its_life_makes_a_user_again,
 );
 
 async fn a_user_signs_up_and_confirms_the_address(stage: Stage) -> Result<()> {
@@ -105,5 +106,50 @@ async fn many_at_once_make_one_user(stage: Stage) -> Result<()> {
     accounts.settled().await?;
     assert_eq!(accounts.service.count("users").await?, 2);
     assert_eq!(accounts.told("user.registered").await?.len(), 2);
+    accounts.stop().await
+}
+
+async fn a_key_used_again_after_its_life_makes_a_user_again(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
+    let service = &accounts.service;
+    let key = [("Idempotency-Key", "k")];
+    let by_hand =
+        json!({"email": "ann@example.com", "first_name": "Ann", "last_name": "Lee", "bio": "", "is_active": true});
+    let doors = [
+        ("/signup", signup("bob@example.com"), 201, "/users/"),
+        ("/api/v1/auth/register", signup("cid@example.com"), 202, ""),
+        ("/api/v1/users", by_hand, 201, "/api/v1/users/"),
+    ];
+    for (path, body, status, location) in doors {
+        let email = body["email"].as_str().context("an address")?;
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let reply = service.post_with(path, &body, &key).await?;
+            assert_eq!(reply.status, status, "{path}: {reply:?}");
+            accounts.settled().await?;
+            let found = service.get(&format!("/api/v1/users/email/{email}")).await?;
+            let id = found.body["data"]["id"].as_str().context(path)?.to_owned();
+            let here = format!("{location}{id}");
+            // So does a repeat say.
+            let again = service.post_with(path, &body, &key).await?;
+            assert_eq!(
+                (again.status, &again.text, again.header("idempotent-replayed")),
+                (status, &reply.text, Some("true"))
+            );
+            for reply in [reply, again] {
+                let wanted = (!location.is_empty()).then_some(here.as_str());
+                assert_eq!(reply.header("location"), wanted, "{path}: {reply:?}");
+            }
+            let deleted = service
+                .send("DELETE", &format!("/api/v1/users/{id}"), &[], Vec::new())
+                .await?;
+            assert_eq!(deleted.status, 200, "{deleted:?}");
+            service.store().execute("DELETE FROM idempotency_keys", vec![]).await?;
+            ids.push(id);
+        }
+        assert_ne!(ids[0], ids[1], "another user");
+    }
+    // Whoever signed up was welcomed each time.
+    assert_eq!(accounts.told("user.registered").await?.len(), 4);
     accounts.stop().await
 }
