@@ -39,6 +39,7 @@ mod user;
 mod users_repository;
 mod verify_access;
 mod verify_email;
+mod waiting_passwords_repository;
 
 use std::time::Duration;
 
@@ -83,7 +84,7 @@ pub fn service() -> Service {
     }
 }
 
-const MIGRATIONS: &[Migration] = &[ACCOUNTS, SESSIONS, SIGNING_TURN, NOTIFIED_FOR];
+const MIGRATIONS: &[Migration] = &[ACCOUNTS, SESSIONS, SIGNING_TURN, NOTIFIED_FOR, WAITING_PASSWORDS];
 
 const ACCOUNTS: Migration = Migration {
     version: 1,
@@ -142,6 +143,21 @@ const NOTIFIED_FOR: Migration = Migration {
         postgres: include_str!("../migrations/0004_notified_for.postgres.down.sql"),
         sqlite: include_str!("../migrations/0004_notified_for.sqlite.down.sql"),
         mysql: include_str!("../migrations/0004_notified_for.mysql.down.sql"),
+    },
+};
+
+const WAITING_PASSWORDS: Migration = Migration {
+    version: 5,
+    name: "waiting_passwords",
+    up: Sql {
+        postgres: include_str!("../migrations/0005_waiting_passwords.postgres.up.sql"),
+        sqlite: include_str!("../migrations/0005_waiting_passwords.sqlite.up.sql"),
+        mysql: include_str!("../migrations/0005_waiting_passwords.mysql.up.sql"),
+    },
+    down: Sql {
+        postgres: include_str!("../migrations/0005_waiting_passwords.postgres.down.sql"),
+        sqlite: include_str!("../migrations/0005_waiting_passwords.sqlite.down.sql"),
+        mysql: include_str!("../migrations/0005_waiting_passwords.mysql.down.sql"),
     },
 };
 

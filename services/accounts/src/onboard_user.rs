@@ -14,6 +14,7 @@ use crate::credentials_repository;
 use crate::email_address::EmailAddress;
 use crate::mail_user::{MailRequested, Occasion};
 use crate::users_repository::{self, NewUser, Onboarding};
+use crate::waiting_passwords_repository;
 
 /// Somebody has signed up. The address may be another user's by then: the worker finds out.
 #[derive(Clone, Serialize, Deserialize)]
@@ -25,7 +26,7 @@ pub(crate) struct SignupRequested {
     pub email: String,
     pub first_name: String,
     pub last_name: String,
-    /// Only in a message that was published while the database was away; else it is in the row alone.
+    /// Only in a message that was published while the database was away; else it is in the database alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_hash: Option<String>,
     pub requested_at: DateTime<Utc>,
@@ -85,6 +86,13 @@ impl Handle<SignupRequested> for OnboardUser {
     async fn handle(&self, signup: SignupRequested, cx: &mut Cx<'_>) -> Handled {
         // Checked when it was decoded.
         let email = EmailAddress::parse(&signup.email).map_err(|rule| Failure::Reject(format!("email {rule}")))?;
+        let (password_hash, claimed) = match signup.password_hash {
+            Some(hash) => (Some(hash), "while the database was away"),
+            None => {
+                let waiting = waiting_passwords_repository::take(cx.tx(), signup.user_id).await?;
+                (waiting, "the address has become free")
+            }
+        };
         let user = NewUser {
             id: signup.user_id,
             email: email.clone(),
@@ -92,16 +100,16 @@ impl Handle<SignupRequested> for OnboardUser {
             last_name: signup.last_name.clone(),
             bio: None,
             is_active: true,
-            password_hash: signup.password_hash,
+            password_hash,
         };
-        // The row is there already unless the database was away when the user signed up.
+        // The row is there already unless the database was away when the user signed up, or the address another's.
         if users_repository::claim(cx.tx(), &user).await? {
             let event = AuditEvent {
                 action: "user.register",
                 actor: Some("anonymous".to_owned()),
                 user_id: Some(user.id),
                 origin: Origin::default(),
-                detail: Some("while the database was away".to_owned()),
+                detail: Some(claimed.to_owned()),
             };
             audit_repository::record(cx.tx(), event).await?;
         }

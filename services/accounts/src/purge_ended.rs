@@ -7,13 +7,15 @@ use posthaste::message::now;
 use posthaste::{Store, StoreError};
 use posthaste_host::Chore;
 
-use crate::{attempts_repository, sessions_repository, signing_keys_repository};
+use crate::{attempts_repository, sessions_repository, signing_keys_repository, waiting_passwords_repository};
 
 const EVERY: Duration = Duration::from_secs(60);
 /// Most rows that one statement removes: SQLite has one writer, and others wait for it.
 const BATCH: i64 = 200;
 /// How long an account that nobody tries is remembered.
 const REMEMBERED: TimeDelta = TimeDelta::days(7);
+/// How long a registration may lie in the queue or the dead letters and still bring its password.
+const WAITING: TimeDelta = TimeDelta::days(30);
 
 /// What workers do.
 pub(crate) const CHORE: Chore = Chore {
@@ -29,6 +31,7 @@ async fn purge(store: &Store) -> Result<bool, StoreError> {
     more |= sessions_repository::purge(store, at, BATCH).await?;
     more |= attempts_repository::purge_windows(store, at, BATCH).await?;
     more |= attempts_repository::purge_accounts(store, at - REMEMBERED, BATCH).await?;
+    more |= waiting_passwords_repository::purge(store, at - WAITING, BATCH).await?;
     if !more {
         signing_keys_repository::purge(store, at).await?;
     }

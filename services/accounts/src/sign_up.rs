@@ -27,6 +27,7 @@ use crate::onboard_user::SignupRequested;
 use crate::password::Password;
 use crate::user::{Verification, check_email, check_name};
 use crate::users_repository::{self, NewUser};
+use crate::waiting_passwords_repository;
 
 /// How often a claim is tried that collides with others.
 const TRIES: u32 = 5;
@@ -282,7 +283,10 @@ impl Accounts {
                         let body = serde_json::to_vec(&TAKEN)?;
                         return Ok(StoredResponse { status: 409, body });
                     }
-                    // The worker finds out by itself whose the address is.
+                    if !new && let Some(hash) = &user.password_hash {
+                        waiting_passwords_repository::keep(tx, user.id, hash).await?;
+                    }
+                    // The worker finds out by itself whose the address is by then.
                     let (message, _) = messages(&user)?;
                     outbox::append(tx, service, message).await?;
                     Ok(door.accepted(user.id)?)

@@ -22,6 +22,8 @@ pub async fn guarded(stage: &Stage) -> Result<Accounts> {
 pub async fn enter(accounts: &Accounts, email: &str, role: &str) -> Result<(String, String)> {
     let signed_up = accounts.sign_up(email).await?;
     let id = signed_up.body["user_id"].as_str().context("an id")?.to_owned();
+    // The worker has the row under a lock, and this is no transaction that is tried again.
+    accounts.settled().await?;
     let store = accounts.service.store();
     let sql = "UPDATE users SET verification_state = 'VERIFIED', role = $2 WHERE id = $1";
     let values = vec![store.dialect().uuid(id.parse()?), role.into()];

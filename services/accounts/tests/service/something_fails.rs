@@ -5,13 +5,14 @@ use posthaste::dead_letter::{self, Selection};
 use posthaste_testkit::wait_until;
 use serde_json::json;
 
-use crate::mailbox::{Accounts, LIMIT};
+use crate::mailbox::{Accounts, LIMIT, signup};
 use crate::stage::Stage;
 
 on_each_stage!(
     a_transient_failure_is_tried_again_and_ends_well,
     what_comes_again_has_no_second_effect,
     what_was_given_up_can_be_replayed,
+    whoever_registers_while_the_address_is_given_up_has_a_password,
     a_token_is_good_for_one_user_one_use_and_a_day,
 );
 
@@ -91,6 +92,52 @@ async fn what_was_given_up_can_be_replayed(stage: Stage) -> Result<()> {
     accounts.mail_to("ann@example.com", 1).await?;
     accounts.settled().await?;
     assert_eq!(service.count("inbox_messages WHERE status = 'dead'").await?, 0);
+    accounts.stop().await
+}
+
+async fn whoever_registers_while_the_address_is_given_up_has_a_password(stage: Stage) -> Result<()> {
+    let accounts = Accounts::start(&stage).await?;
+    let service = &accounts.service;
+    let first = accounts.sign_up("ann@example.com").await?;
+    let first = first.body["user_id"].as_str().context("an id")?.to_owned();
+    accounts.mail_to("ann@example.com", 1).await?;
+    accounts.settled().await?;
+    // The worker comes to the registration only after the address is free. MySQL refuses no rows where it has such a one.
+    let tidy = "DELETE FROM outbox_messages WHERE topic = 'user_mail_queue'";
+    service.store().execute(tidy, vec![]).await?;
+    service
+        .refuse_rows("outbox_messages", "topic", "user_mail_queue")
+        .await?;
+    let password = "seventeen brass lanterns";
+    let mut again = signup("ann@example.com");
+    again["password"] = json!(password);
+    let reply = service.post("/api/v1/auth/register", &again).await?;
+    assert_eq!(reply.status, 202, "{reply:?}");
+    let parked = "inbox_messages WHERE status = 'parked' AND subscription = 'accounts.onboard_user'";
+    accounts.count_is(parked, 1).await?;
+    let path = format!("/api/v1/users/{first}");
+    assert_eq!(service.send("DELETE", &path, &[], Vec::new()).await?.status, 200);
+    service.accept_rows("outbox_messages").await?;
+
+    let token = accounts.mail_to("ann@example.com", 2).await?.token()?;
+    let verified = service
+        .post("/api/v1/auth/verify-email", &json!({"token": token}))
+        .await?;
+    assert_eq!(verified.status, 204, "{verified:?}");
+    let login = json!({"email": "ann@example.com", "password": password});
+    let signed_in = service.post("/api/v1/auth/login", &login).await?;
+    assert_eq!(signed_in.status, 200, "{signed_in:?}");
+    // Nor is a hash kept where the address stays another's.
+    assert_eq!(accounts.register("ann@example.com").await?.status, 202);
+    accounts.mail_to("ann@example.com", 3).await?;
+    accounts.settled().await?;
+    assert_eq!(service.count("waiting_passwords").await?, 0);
+    let everything = posthaste_testkit::dump_database(service.store()).await?;
+    assert_eq!(
+        everything.matches("$argon2id$").count(),
+        1,
+        "in its row and in no message"
+    );
     accounts.stop().await
 }
 

@@ -1,0 +1,8 @@
+-- The hash of a password that came with a registration for an address that was another user's: it may be free by the
+-- time the worker looks. It is in no message.
+CREATE TABLE waiting_passwords (
+    user_id       UUID PRIMARY KEY,
+    password_hash VARCHAR(255) NOT NULL,
+    created_at    TIMESTAMPTZ NOT NULL
+);
+CREATE INDEX waiting_passwords_by_time ON waiting_passwords (created_at);
