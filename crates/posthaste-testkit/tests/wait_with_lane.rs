@@ -12,6 +12,7 @@ use posthaste::{
     Broker, CORE_MIGRATIONS, Engine, EngineConfig, Message, MessageId, Roles, Store, StoreOptions, Tuning, outbox,
 };
 use posthaste_testkit::{TestDatabase, wait_until};
+use tokio::sync::Notify;
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// More than two pages of the relay.
@@ -104,6 +105,70 @@ async fn no_page_overtakes_the_one_before() -> Result<()> {
     engine.stop(LIMIT).await;
     let published: Vec<MessageId> = broker.published().iter().skip(1).map(|message| message.id).collect();
     ensure!(published == ids, "the order of the key is lost");
+    store.close().await;
+    database.finish().await
+}
+
+/// A look that goes on behind what waits must not find a message whose predecessor was committed behind it.
+#[tokio::test]
+async fn what_follows_a_late_commit_waits_for_the_next_look() -> Result<()> {
+    let database = TestDatabase::postgres().await?;
+    let store = Store::open(database.url(), StoreOptions::default())?;
+    store.migrate_up("core", CORE_MIGRATIONS).await?;
+    let stuck = message("stuck");
+    let broker = MemoryBroker::default();
+    broker.refuse(Some(stuck.id.to_string()));
+    let append = async |messages: Vec<Message>| -> Result<()> {
+        let mut tx = store.begin().await?;
+        let rows = messages.into_iter().map(|message| (message, None)).collect();
+        outbox::append_all(&mut tx, "shop", rows).await?;
+        Ok(tx.commit().await?)
+    };
+    append(vec![stuck]).await?;
+    let (late, after) = (message("one"), message("one"));
+    let (late_id, after_id) = (late.id, after.id);
+    let mut open = store.begin().await?;
+    outbox::append(&mut open, "shop", late).await?;
+    append((0..MESSAGES + 400).map(|n| message(&format!("k{n}"))).collect()).await?;
+
+    // The second batch is the first of a look in which the stuck message waits.
+    let (batches, publishing, go_on) = (AtomicU32::new(0), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (told, goes_on) = (publishing.clone(), go_on.clone());
+    failpoint::install(Some(Arc::new(move |point| {
+        if point != "relay.publishing" || batches.fetch_add(1, SeqCst) != 1 {
+            return Box::pin(std::future::ready(()));
+        }
+        let (told, goes_on) = (told.clone(), goes_on.clone());
+        Box::pin(async move {
+            told.notify_one();
+            goes_on.notified().await;
+        })
+    })));
+    let engine = Engine::start(EngineConfig {
+        service: "shop".to_owned(),
+        store: store.clone(),
+        broker: Broker::Memory(broker.clone()),
+        subscriptions: vec![],
+        roles: Roles {
+            worker: false,
+            relay: true,
+        },
+        tuning: Tuning::default(),
+    });
+    tokio::time::timeout(LIMIT, publishing.notified()).await?;
+    open.commit().await?;
+    append(vec![after]).await?;
+    go_on.notify_one();
+    let order = wait_until("both of the key", LIMIT, || async {
+        let published = broker.published();
+        let of_key = published.iter().filter(|one| [late_id, after_id].contains(&one.id));
+        let order: Vec<MessageId> = of_key.map(|one| one.id).collect();
+        (order.len() >= 2).then_some(order)
+    })
+    .await?;
+    failpoint::install(None);
+    engine.stop(LIMIT).await;
+    ensure!(order == [late_id, after_id], "the later one went first");
     store.close().await;
     database.finish().await
 }

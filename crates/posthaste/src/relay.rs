@@ -30,6 +30,7 @@ const CONFIRM: Duration = Duration::from_secs(30);
 /// A lease that lapsed and was renewed by this process itself changes nothing in what it shows.
 const FENCED: Duration = Duration::from_millis(500);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
+const SOON: Duration = Duration::from_millis(50);
 /// A relay that is never idle asks for scheduled rows this often, and begins anew at the oldest row where some of them wait.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -135,7 +136,8 @@ impl Relay {
 
     fn until_next(&self) -> Option<Duration> {
         let next = self.held_back.next().into_iter().chain(self.next_due).min()?;
-        Some(next.saturating_duration_since(Instant::now()))
+        // A row whose own time has come may still wait with its lane.
+        Some(next.saturating_duration_since(Instant::now()).max(SOON))
     }
 
     async fn step(&mut self) -> Result<Step, StoreError> {
@@ -165,8 +167,12 @@ impl Relay {
         self.held_back.forget_old(now);
         let mut moved = false;
         let mut after = self.start();
+        let mut highest = None;
         loop {
-            let page = outbox::pending(&self.store, &self.service, &partitions, after, BATCH).await?;
+            let mut page = outbox::pending(&self.store, &self.service, &partitions, after, BATCH).await?;
+            // What has a greater number may follow a row that was committed since, behind this page.
+            let highest = *highest.get_or_insert(page.highest);
+            page.rows.retain(|row| row.seq <= highest);
             let Some(last) = page.rows.last().map(|row| row.seq) else {
                 break;
             };

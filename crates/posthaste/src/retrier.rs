@@ -145,6 +145,11 @@ impl Retrier {
     async fn work_off(&self, head: Due, halt: &CancellationToken) -> Result<(), StoreError> {
         let subscription = self.subscription.as_ref();
         let key = head.key.clone().filter(|_| subscription.ordered);
+        // What acts outside of the database holds no connection meanwhile.
+        let _turn = match subscription.effect {
+            Effect::Outside(_) => None,
+            Effect::Each(_) | Effect::Batch(_) => self.store.retries().acquire().await.ok(),
+        };
         let until = Instant::now() + GRACE;
         if halt.is_cancelled() {
             return Ok(());

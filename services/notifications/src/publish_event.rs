@@ -4,6 +4,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use chrono::{NaiveDate, Utc};
 use contracts::NotificationRequested;
 use posthaste::failure::chain;
 use posthaste::idempotency::StoredResponse;
@@ -149,17 +150,18 @@ fn message(request: PublishEvent, key: Option<&IdempotencyKey>, bytes: &[u8]) ->
         payload,
     };
     let mut message = Message::of(&event)?;
-    if let Some(id) = event_id.or_else(|| key.map(|key| id_for_key(key, bytes))) {
+    if let Some(id) = event_id.or_else(|| key.map(|key| id_for_key(key, bytes, Utc::now().date_naive()))) {
         message.id = MessageId(id);
     }
     Ok(message)
 }
 
-/// Another body is another event even where nobody can tell that its key was used before.
-fn id_for_key(key: &IdempotencyKey, body: &[u8]) -> Uuid {
+/// Another body is another event even where nobody can tell that its key was used before; and so is the same on another
+/// day: keys are kept for one, ids of events for longer.
+fn id_for_key(key: &IdempotencyKey, body: &[u8], day: NaiveDate) -> Uuid {
     const EVENTS: Uuid = Uuid::from_u128(0x7e0d_5c1c_93b4_4c57_a1f2_60d8_3b9e_4f16);
     // No key has a space in it.
-    let name = [key.as_str().as_bytes(), b" ", body].concat();
+    let name = [day.to_string().as_bytes(), b" ", key.as_str().as_bytes(), b" ", body].concat();
     Uuid::new_v5(&EVENTS, &name)
 }
 

@@ -32,6 +32,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement, TransactionTrait, Value};
+use tokio::sync::Semaphore;
 
 pub use dialect::Dialect;
 use gate::{DeadConnections, Gate};
@@ -140,6 +141,8 @@ struct Inner {
     options: StoreOptions,
     gate: Gate,
     signals: Signals,
+    /// Retries that may hold a connection at a time: slow handlers leave some for everybody else.
+    retries: Semaphore,
     keeper: KeeperSlot,
 }
 
@@ -187,6 +190,7 @@ impl Store {
             options,
             gate: Gate::default(),
             signals,
+            retries: Semaphore::new((options.connections as usize / 2).max(2)),
             keeper: KeeperSlot::default(),
         })))
     }
@@ -202,6 +206,10 @@ impl Store {
     }
 
     /// The wake-ups of this store's loops; commits of this process ring them.
+    pub(crate) fn retries(&self) -> &Semaphore {
+        &self.0.retries
+    }
+
     pub(crate) fn signals(&self) -> &Signals {
         &self.0.signals
     }

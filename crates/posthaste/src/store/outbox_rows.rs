@@ -73,6 +73,9 @@ pub(crate) struct Pending {
     pub age: f64,
 }
 
+/// The highest number of all, as of the same snapshot.
+const HIGHEST: &str = "(SELECT MAX(seq) FROM outbox_messages) AS highest";
+
 const COLUMNS: &str = "seq, event_id, topic, event_type, message_key, headers, body, {age:created_at} AS age, \
     {snapshot_xmin} AS snapshot_xmin, {snapshot_xmax} AS snapshot_xmax";
 
@@ -81,6 +84,9 @@ pub(crate) struct Page {
     pub rows: Vec<Pending>,
     pub xmin: i64,
     pub xmax: i64,
+    /// The highest number that any row had, whoever's: one that is committed after this read has a greater one, unless its
+    /// transaction was open then.
+    pub highest: i64,
 }
 
 /// The oldest pending rows of `service` in `partitions` with a number above `after`, at most `limit`.
@@ -92,7 +98,7 @@ pub(crate) async fn pending(
     limit: u64,
 ) -> Result<Page, StoreError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM outbox_messages {{index:outbox_pending}} \
+        "SELECT {COLUMNS}, {HIGHEST} FROM outbox_messages {{index:outbox_pending}} \
          WHERE service = $1 AND status = 'pending' AND due_at IS NULL \
          AND seq > $2 AND partition_no {{in:$3}} ORDER BY seq LIMIT $4"
     );
@@ -104,11 +110,20 @@ pub(crate) async fn pending(
         )
         .await?;
     let rows: Vec<Pending> = found.iter().map(read).collect::<Result<_, _>>()?;
-    let (xmin, xmax) = match found.last() {
-        Some(row) => (row.get("snapshot_xmin")?, row.get("snapshot_xmax")?),
-        None => (0, 0),
+    let (xmin, xmax, highest) = match found.last() {
+        Some(row) => (
+            row.get("snapshot_xmin")?,
+            row.get("snapshot_xmax")?,
+            row.get("highest")?,
+        ),
+        None => (0, 0, 0),
     };
-    Ok(Page { rows, xmin, xmax })
+    Ok(Page {
+        rows,
+        xmin,
+        xmax,
+        highest,
+    })
 }
 
 /// The scheduled rows of `service` in `partitions` that are due, at most `limit` behind the first `skipped`.

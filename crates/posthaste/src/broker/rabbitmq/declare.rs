@@ -83,25 +83,28 @@ async fn ask(up: &Arc<Up>, name: &ShortString, arguments: FieldTable) -> Result<
     }
 }
 
-/// Whether this connection has the queue `name`, which only one can have at a time and which goes with it.
-pub(super) async fn lock(up: &Arc<Up>, name: &str) -> Result<bool, BrokerError> {
+/// Makes sure that the queue `name` is there, a classic one that goes with its reader. `false`: it may not be.
+pub(super) async fn declare_lock(up: &Arc<Up>, name: &ShortString) -> Result<bool, BrokerError> {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
     let options = QueueDeclareOptions {
-        exclusive: true,
+        durable: true,
+        auto_delete: true,
         ..QueueDeclareOptions::default()
     };
     let channel = up.channel().await?;
-    let asked = channel.queue_declare(queue_name(name)?, options, arguments);
+    let asked = channel.queue_declare(name.clone(), options, arguments);
     match up.in_time(asked).await? {
         Ok(_queue) => {
-            // The queue belongs to the connection, not to the channel.
             up.in_time(channel.close(200, "OK".into()))
                 .await?
                 .map_err(unavailable)?;
             Ok(true)
         }
-        Err(error) if error.is_amqp_soft_error() => Ok(false),
+        Err(error) if error.is_amqp_soft_error() => {
+            tracing::warn!(queue = %name, error = %chain(&error), "more than one process may read the plain queue: this one, which says whose turn it is, cannot be declared");
+            Ok(false)
+        }
         Err(error) => Err(unavailable(error)),
     }
 }

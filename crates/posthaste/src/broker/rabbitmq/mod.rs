@@ -7,7 +7,7 @@
 //! consumer: the first process to come reads all sixteen, the others stand by. A subscription to such an event reads
 //! these queues and the plain one, where people and foreign clients publish by hand. If the subscription is ordered,
 //! one process at a time reads the plain queue too; the others look every few seconds whether it is free. With quorum
-//! queues who may is said by a queue `<topic>.reader`, which lives as long as a connection. The
+//! queues who may is said by a queue `<topic>.reader`, which goes with its reader. The
 //! publisher keeps at most one unconfirmed message of an ordered key on the way, because RabbitMQ may refuse one and
 //! take the next. Keys of events without order are pipelined freely.
 //!

@@ -11,7 +11,7 @@ use std::time::Duration;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::connect::{Link, Up};
 use super::declare::{Kind, declare, queue_name};
@@ -23,7 +23,9 @@ use crate::message::Message;
 
 /// How long a batch may take; less than the relay waits.
 pub(super) const BATCH_LIMIT: Duration = Duration::from_secs(25);
-/// How much later than its confirms a call is given up with its connection: then nothing answers.
+/// After so many refused messages in a row the others are not tried.
+const CULPRITS: u32 = 8;
+/// How long a connection on which confirms stayed out may take to answer before it is given up.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long the very first connection is waited for.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
@@ -76,12 +78,12 @@ impl Publishing {
             lost = up.until_lost() => Some(lost),
             // Announced at the first message: no confirm comes until it ends.
             blocked = up.until_blocked() => Some(blocked),
-            // A server that answers leaves at most some confirms out, which is seen at `end` itself.
-            () = tokio::time::sleep_until(end + GRACE) => {
-                up.give_up();
-                Some(BrokerError::Deadline(limit))
-            }
+            // Confirms that stay out are seen at `end` itself; this is for all else.
+            () = tokio::time::sleep_until(end + GRACE) => Some(BrokerError::Deadline(limit)),
         };
+        if matches!(ended, Some(BrokerError::Deadline(_))) && !matches!(timeout(GRACE, up.ping()).await, Ok(Ok(()))) {
+            up.give_up();
+        }
         let unknown = || Err(ended.clone().unwrap_or(BrokerError::Deadline(limit)));
         results
             .into_iter()
@@ -119,7 +121,7 @@ impl Publishing {
                 }
             });
         }
-        let mut most = usize::MAX;
+        let (mut most, mut culprits) = (usize::MAX, 0);
         loop {
             let mut round = next_round(&outgoing, results);
             if round.is_empty() {
@@ -151,13 +153,21 @@ impl Publishing {
                 }
             }
             match lost {
-                None => {}
+                None => {
+                    most = most.saturating_mul(2);
+                    culprits = 0;
+                }
                 // The channel is closed because of one of them: it is found by sending fewer at a time.
                 Some(Unconfirmed::Refused(cause)) => {
                     lane = self.lane(up).await?;
                     if let [only] = open[..] {
-                        results[only] = Some(Err(too_large_or_refused(cause)));
-                        most = usize::MAX;
+                        let refused = too_large_or_refused(cause);
+                        culprits += 1;
+                        if culprits == CULPRITS {
+                            // It is not about single messages.
+                            return Err(refused);
+                        }
+                        results[only] = Some(Err(refused));
                         continue;
                     }
                     most = open.len().div_ceil(2);

@@ -10,6 +10,8 @@ use crate::broker::BrokerError;
 use crate::message::Message;
 
 const SINGLE_LIMIT: Duration = Duration::from_secs(10);
+/// Less, so that each caller learns what became of its own message.
+const GROUP_LIMIT: Duration = Duration::from_secs(8);
 /// Single publishes that may wait for others to be confirmed before further ones wait in their callers.
 const WAITING: usize = 4096;
 /// Most single publishes that share a channel.
@@ -39,7 +41,7 @@ impl Grouped {
                 let publishing = publishing.clone();
                 tokio::spawn(async move {
                     let (messages, callers): (Vec<Message>, Vec<oneshot::Sender<_>>) = group.into_iter().unzip();
-                    let results = publishing.publish(messages, SINGLE_LIMIT).await;
+                    let results = publishing.publish(messages, GROUP_LIMIT).await;
                     for (caller, result) in callers.into_iter().zip(results) {
                         // A caller that has gone away no longer wants the answer.
                         drop(caller.send(result));

@@ -14,7 +14,7 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
 use super::connect::Up;
-use super::declare::{Kind, declare, lock, queue_name};
+use super::declare::{Kind, declare, declare_lock, queue_name};
 use super::target::{LIMIT, Target};
 use super::{properties, unavailable};
 use crate::broker::BrokerError;
@@ -41,6 +41,8 @@ pub(super) struct Reading {
     unsettled: Mutex<Unsettled>,
     /// An acknowledgement did not get through.
     failed: AtomicBool,
+    /// Says that it is this process's turn to read a plain quorum queue; nothing comes of it.
+    turn: Option<Consumer>,
 }
 
 /// One queue's deliveries.
@@ -110,16 +112,46 @@ impl Reading {
         queue: &str,
         prefetch: u16,
     ) -> Result<Option<Self>, BrokerError> {
-        // Quorum queues take the wish to be alone and grant it to everybody.
-        if target.quorum && !lock(up, &format!("{queue}.reader")).await? {
+        let mut reading = Self::on(up, epoch, prefetch).await?;
+        if target.quorum && !reading.lock(queue).await? {
             return Ok(None);
         }
-        let mut reading = Self::on(up, epoch, prefetch).await?;
         up.declared().remove(queue);
         declare(up, target, queue, Kind::Plain).await?;
         match reading.consume(queue_name(queue)?, Kind::Plain, true).await? {
             Ok(()) => Ok(Some(reading)),
             Err(error) if error.is_amqp_soft_error() => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// Quorum queues take the wish to be alone and grant it to everybody, so a classic queue beside is read alone as long
+    /// as this channel is open. `false` while another one reads it.
+    async fn lock(&mut self, queue: &str) -> Result<bool, BrokerError> {
+        let Ok(name) = ShortString::try_new(format!("{queue}.reader")) else {
+            tracing::warn!(
+                queue,
+                "a name so long leaves none for the queue that says who may read it"
+            );
+            return Ok(true);
+        };
+        if !declare_lock(&self.up, &name).await? {
+            return Ok(true);
+        }
+        let options = BasicConsumeOptions {
+            exclusive: true,
+            ..BasicConsumeOptions::default()
+        };
+        let asked = self
+            .channel
+            .basic_consume(name, "".into(), options, FieldTable::default());
+        match self.up.in_time(asked).await? {
+            Ok(consumer) => {
+                self.turn = Some(consumer);
+                Ok(true)
+            }
+            // Somebody else has it, or it went with somebody just now.
+            Err(error) if error.is_amqp_soft_error() => Ok(false),
             Err(error) => Err(unavailable(error)),
         }
     }
@@ -140,6 +172,7 @@ impl Reading {
                 ..Unsettled::default()
             }),
             failed: AtomicBool::new(false),
+            turn: None,
         })
     }
 
@@ -228,12 +261,13 @@ impl Drop for Reading {
     /// comes after the deliveries in hand here, before these are given back.
     fn drop(&mut self) {
         let (channel, arrivals) = (self.channel.clone(), std::mem::take(&mut self.arrivals));
+        let turn = self.turn.take();
         // Without a runtime the process ends, and the connection with it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 // In vain only where the connection is gone, and with it the channel.
                 drop(tokio::time::timeout(LIMIT, channel.close(200, "OK".into())).await);
-                drop(arrivals);
+                drop((arrivals, turn));
             });
         }
     }
