@@ -2,6 +2,7 @@
 //!
 //! A development dependency only. A server that is missing is an error that says what to install, never a skip.
 
+mod bare_message;
 pub mod conformance;
 mod dump_database;
 pub mod explorer;
@@ -10,6 +11,7 @@ mod running_service;
 pub mod servers;
 mod wait;
 
+pub use bare_message::bare_message;
 pub use dump_database::dump_database;
 pub use fault_proxy::{Cut, Direction, Fault, FaultProxy};
 pub use running_service::{Reply, RunningService};

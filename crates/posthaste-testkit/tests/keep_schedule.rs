@@ -8,7 +8,7 @@ use posthaste::broker::memory::MemoryBroker;
 use posthaste::{
     Broker, CORE_MIGRATIONS, Engine, EngineConfig, Message, MessageId, Roles, Store, StoreOptions, Tuning, outbox,
 };
-use posthaste_testkit::{TestDatabase, wait_until};
+use posthaste_testkit::{TestDatabase, bare_message, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(15);
 /// One more than a relay reads in one go.
@@ -71,23 +71,7 @@ impl Place {
 }
 
 fn message(key: &str) -> Message {
-    Message {
-        id: MessageId::new(),
-        source: String::new(),
-        event_type: "timed".to_owned(),
-        topic: "timed".to_owned(),
-        key: Some(key.to_owned()),
-        subject: None,
-        time: posthaste::message::now(),
-        content_type: "application/json".to_owned(),
-        correlation_id: None,
-        causation_id: None,
-        traceparent: None,
-        expires_at: None,
-        ordered: false,
-        headers: std::collections::BTreeMap::new(),
-        body: b"{}".to_vec(),
-    }
+    bare_message("timed", Some(key))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,27 +7,14 @@ use posthaste::failpoint::{self, Mutant};
 use posthaste::{
     Broker, CORE_MIGRATIONS, Engine, EngineConfig, Message, MessageId, Roles, Store, StoreOptions, Tuning, outbox,
 };
-use posthaste_testkit::{TestDatabase, wait_until};
+use posthaste_testkit::{TestDatabase, bare_message, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn message(id: MessageId) -> Message {
     Message {
         id,
-        source: String::new(),
-        event_type: "late".to_owned(),
-        topic: "late".to_owned(),
-        key: None,
-        subject: None,
-        time: posthaste::message::now(),
-        content_type: "application/json".to_owned(),
-        correlation_id: None,
-        causation_id: None,
-        traceparent: None,
-        expires_at: None,
-        ordered: false,
-        headers: std::collections::BTreeMap::new(),
-        body: b"{}".to_vec(),
+        ..bare_message("late", None)
     }
 }
 

@@ -11,7 +11,7 @@ use posthaste::failpoint;
 use posthaste::{
     Broker, CORE_MIGRATIONS, Engine, EngineConfig, Message, MessageId, Roles, Store, StoreOptions, Tuning, outbox,
 };
-use posthaste_testkit::{TestDatabase, wait_until};
+use posthaste_testkit::{TestDatabase, bare_message, wait_until};
 use tokio::sync::Notify;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -21,23 +21,21 @@ const MESSAGES: usize = 1_100;
 const SLOW_LOOK: Duration = Duration::from_millis(300);
 
 fn message(key: &str) -> Message {
-    Message {
-        id: MessageId::new(),
-        source: String::new(),
-        event_type: "lane".to_owned(),
-        topic: "lane".to_owned(),
-        key: Some(key.to_owned()),
-        subject: None,
-        time: posthaste::message::now(),
-        content_type: "application/json".to_owned(),
-        correlation_id: None,
-        causation_id: None,
-        traceparent: None,
-        expires_at: None,
-        ordered: false,
-        headers: std::collections::BTreeMap::new(),
-        body: b"{}".to_vec(),
-    }
+    bare_message("lane", Some(key))
+}
+
+fn relay(store: &Store, broker: &MemoryBroker) -> Engine {
+    Engine::start(EngineConfig {
+        service: "shop".to_owned(),
+        store: store.clone(),
+        broker: Broker::Memory(broker.clone()),
+        subscriptions: vec![],
+        roles: Roles {
+            worker: false,
+            relay: true,
+        },
+        tuning: Tuning::default(),
+    })
 }
 
 /// Makes a look at a second page take longer than the key has to wait; counts such looks.
@@ -77,17 +75,7 @@ async fn no_page_overtakes_the_one_before() -> Result<()> {
     let broker = MemoryBroker::default();
     broker.refuse(Some(ids[0].to_string()));
     let looks = slow_second_pages();
-    let engine = Engine::start(EngineConfig {
-        service: "shop".to_owned(),
-        store: store.clone(),
-        broker: Broker::Memory(broker.clone()),
-        subscriptions: vec![],
-        roles: Roles {
-            worker: false,
-            relay: true,
-        },
-        tuning: Tuning::default(),
-    });
+    let engine = relay(&store, &broker);
     // The look after the second slow one begins when what the first one led to has been published.
     wait_until("looks at second pages", LIMIT, || async {
         (looks.load(SeqCst) > 2).then_some(())
@@ -144,17 +132,7 @@ async fn what_follows_a_late_commit_waits_for_the_next_look() -> Result<()> {
             goes_on.notified().await;
         })
     })));
-    let engine = Engine::start(EngineConfig {
-        service: "shop".to_owned(),
-        store: store.clone(),
-        broker: Broker::Memory(broker.clone()),
-        subscriptions: vec![],
-        roles: Roles {
-            worker: false,
-            relay: true,
-        },
-        tuning: Tuning::default(),
-    });
+    let engine = relay(&store, &broker);
     tokio::time::timeout(LIMIT, publishing.notified()).await?;
     open.commit().await?;
     append(vec![after]).await?;

@@ -205,11 +205,12 @@ impl Store {
         &self.0.display
     }
 
-    /// The wake-ups of this store's loops; commits of this process ring them.
+    /// Turns for retries that hold a connection.
     pub(crate) fn retries(&self) -> &Semaphore {
         &self.0.retries
     }
 
+    /// The wake-ups of this store's loops; commits of this process ring them.
     pub(crate) fn signals(&self) -> &Signals {
         &self.0.signals
     }

@@ -312,6 +312,7 @@ async fn send(
     round: Vec<usize>,
     end: Instant,
 ) -> Vec<(usize, Result<Taken, Unconfirmed>)> {
+    let limit = end.saturating_duration_since(Instant::now());
     let properties: Vec<BasicProperties> = round
         .iter()
         .map(|at| {
@@ -362,7 +363,7 @@ async fn send(
                 Ok(Ok(Confirmation::Nack(_) | Confirmation::NotRequested)) => Ok(Taken::Refused),
                 Ok(Err(error)) if error.is_amqp_soft_error() => Err(Unconfirmed::Refused(error)),
                 Ok(Err(error)) => Err(Unconfirmed::Lost(unavailable(error))),
-                Err(_elapsed) => Err(Unconfirmed::Lost(BrokerError::Deadline(BATCH_LIMIT))),
+                Err(_elapsed) => Err(Unconfirmed::Lost(BrokerError::Deadline(limit))),
             };
             (at, taken)
         })
