@@ -235,6 +235,11 @@ mod tests {
         message.headers.clear();
         message.headers.insert("n".to_owned(), "v".repeat(100_000));
         assert!(encode(&message, 100_000).unwrap_err().contains("100000 bytes"));
+        for (name, carried) in [("CC", false), ("BCC", false), ("cc", true)] {
+            message.headers.clear();
+            message.headers.insert(name.to_owned(), "elsewhere".to_owned());
+            assert_eq!(encode(&message, 100_000).is_ok(), carried, "{name}");
+        }
     }
 
     #[test]
