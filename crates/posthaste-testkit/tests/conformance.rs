@@ -68,6 +68,7 @@ on_every_store! {
     keep_rows::store_basics,
     keep_rows::hung_up_callers_leave_nothing_open,
     keep_rows::keys_are_compared_byte_by_byte,
+    keep_rows::a_refused_request_leaves_its_key_free,
 }
 
 on_every_transport! {

@@ -8,6 +8,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
+use crate::failure::chain;
 use crate::store::{Store, StoreError, Tx, idempotency_rows};
 use crate::telemetry::metric;
 
@@ -68,24 +69,34 @@ where
     let Some(_running) = Running::enter(format!("{}|{scope}|{key}", store.display())) else {
         return Ok(Outcome::InFlight);
     };
-    let fingerprint = hex(&Sha256::digest(fingerprint));
     let mut tx = store.begin().await?;
-    if !idempotency_rows::lock(&tx, scope, key).await? {
-        tx.rollback().await?;
+    let outcome = outcome(&mut tx, scope, key, fingerprint, work).await;
+    // Not left to the drop: that rolls back after the response is out, and a repeat would still meet the lock.
+    if matches!(outcome, Ok(Outcome::First(_))) {
+        tx.commit().await?;
+    } else if let Err(error) = tx.rollback().await {
+        tracing::debug!(error = %chain(&error), "the connection is gone, and the transaction with it");
+    }
+    outcome
+}
+
+async fn outcome<E, F>(tx: &mut Tx, scope: &str, key: &str, fingerprint: &[u8], work: F) -> Result<Outcome, E>
+where
+    E: From<StoreError>,
+    F: for<'t> FnOnce(&'t mut Tx) -> Work<'t, E>,
+{
+    if !idempotency_rows::lock(tx, scope, key).await? {
         return Ok(Outcome::InFlight);
     }
-    if let Some(known) = idempotency_rows::find(&tx, scope, key).await? {
-        tx.rollback().await?;
-        let same = known.fingerprint == fingerprint;
-        return Ok(if same {
-            Outcome::Replayed(known.response)
-        } else {
-            Outcome::Mismatch
+    let fingerprint = hex(&Sha256::digest(fingerprint));
+    if let Some(known) = idempotency_rows::find(tx, scope, key).await? {
+        return Ok(match known.fingerprint == fingerprint {
+            true => Outcome::Replayed(known.response),
+            false => Outcome::Mismatch,
         });
     }
-    let response = work(&mut tx).await?;
-    idempotency_rows::insert(&tx, scope, key, &fingerprint, &response, LIFE).await?;
-    tx.commit().await?;
+    let response = work(tx).await?;
+    idempotency_rows::insert(tx, scope, key, &fingerprint, &response, LIFE).await?;
     Ok(Outcome::First(response))
 }
 

@@ -106,9 +106,17 @@ where
 {
     let Some(key) = key else {
         let mut tx = store.begin().await?;
-        let stored = work(&mut tx).await?;
-        tx.commit().await?;
-        return Ok(answer(stored));
+        return match work(&mut tx).await {
+            Ok(stored) => {
+                tx.commit().await?;
+                Ok(answer(stored))
+            }
+            Err(error) => {
+                // Before the answer: the caller's next request must not wait for what this one has locked.
+                drop(tx.rollback().await);
+                Err(error)
+            }
+        };
     };
     match run(store, scope, key.as_str(), body, work).await? {
         Outcome::First(stored) => Ok(answer(stored)),

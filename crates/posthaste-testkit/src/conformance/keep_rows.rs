@@ -182,6 +182,36 @@ pub async fn keys_are_compared_byte_by_byte(url: &str) -> Result<()> {
     Ok(())
 }
 
+/// A request that was refused has left its key free by the time it is answered: a repeat, at whatever process, is the
+/// first one.
+///
+/// # Errors
+/// When the repeat meets the lock of the refused one.
+pub async fn a_refused_request_leaves_its_key_free(url: &str) -> Result<()> {
+    let store = Store::open(url, StoreOptions::default())?;
+    let other = Store::open(url, StoreOptions::default())?;
+    store.migrate_up("core", CORE_MIGRATIONS).await?;
+    for n in 0..100 {
+        let key = format!("refused {n}");
+        let refused = idempotency::run(&store, "scope", &key, b"", |tx| {
+            Box::pin(async move {
+                tx.query("SELECT 1 AS one", vec![]).await?;
+                Err(StoreError::Stopped)
+            })
+        });
+        let refused: Result<Outcome, StoreError> = refused.await;
+        ensure!(matches!(refused, Err(StoreError::Stopped)), "{refused:?}");
+        let answer = || StoredResponse {
+            status: 202,
+            body: Vec::new(),
+        };
+        let repeat = idempotency::run(&other, "scope", &key, b"", |_| Box::pin(async move { Ok(answer()) }));
+        let repeat: Result<Outcome, StoreError> = repeat.await;
+        ensure!(repeat? == Outcome::First(answer()), "repeat {n} met a lock");
+    }
+    Ok(())
+}
+
 /// A database that is away is told apart from a wrong statement, and opening it does not fail.
 ///
 /// # Errors
