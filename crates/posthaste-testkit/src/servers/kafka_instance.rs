@@ -12,7 +12,7 @@ use super::{find_kafka, places};
 
 /// A first start by another process, with the installation before it.
 const LOCK_LIMIT: Duration = Duration::from_secs(1200);
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_secs(300);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// The controller listens so many ports above the broker.
 pub(super) const CONTROLLER: u16 = 100;
@@ -42,7 +42,7 @@ impl Instance {
             return Ok((servers, true));
         }
         let free = |port: &u16| places::is_free(*port) && places::is_free(*port + CONTROLLER);
-        for port in places::ports_from(first_port).filter(free) {
+        for port in places::ports_from(self.port()?, first_port).filter(free) {
             match self.launch(port) {
                 Ok(()) => return Ok((servers(port), false)),
                 // Lost the port between the look and the start.
@@ -67,8 +67,12 @@ impl Instance {
         if self.process()?.is_none() || !self.is_ready() {
             return Ok(None);
         }
-        let port = fs::read_to_string(self.home.join("port"))?.trim().parse()?;
-        Ok(Some(servers(port)))
+        Ok(self.port()?.map(servers))
+    }
+
+    /// Where it was started last.
+    fn port(&self) -> Result<Option<u16>> {
+        places::noted_port(&self.home)
     }
 
     /// Ends it in good order, if it runs.

@@ -20,7 +20,7 @@ const USER: &str = "posthaste";
 
 /// A first start by another process, with the installation before it.
 const LOCK_LIMIT: Duration = Duration::from_secs(900);
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(300);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// How a server is ended.
@@ -62,7 +62,8 @@ impl Instance {
         }
         let programs = find_mysql::programs()?;
         self.create(&programs)?;
-        for port in places::ports_from(first_port).filter(|port| places::is_free(*port)) {
+        let before = places::noted_port(&self.home)?;
+        for port in places::ports_from(before, first_port).filter(|port| places::is_free(*port)) {
             match self.launch(&programs, port) {
                 Ok(()) => {
                     let url = self.url(port)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 /// How many ports above the first one are tried.
-const PORTS: u16 = 100;
+pub(super) const PORTS: u16 = 100;
 
 /// Pause between two looks at something that another process does.
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
@@ -137,9 +137,9 @@ pub(super) fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// The ports to try, from `first` up.
-pub(super) fn ports_from(first: u16) -> std::ops::Range<u16> {
-    first..first.saturating_add(PORTS)
+/// The ports to try: where the server was `before`, so that clients find it again, then those from `first` up.
+pub(super) fn ports_from(before: Option<u16>, first: u16) -> impl Iterator<Item = u16> {
+    before.into_iter().chain(first..first.saturating_add(PORTS))
 }
 
 /// A port that no other test of this machine takes, also while nothing listens on it.
@@ -148,17 +148,35 @@ pub(super) struct ReservedPort {
     _lock: File,
 }
 
+/// The port that a server with its files in `home` was started on last, from its file `port`.
+pub(super) fn noted_port(home: &Path) -> Result<Option<u16>> {
+    let path = home.join("port");
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let port = text.trim().parse();
+            Ok(Some(port.with_context(|| format!("{} is not a port", path.display()))?))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 /// The first free port from `first` up that no one has reserved.
 pub(super) fn reserve_port(first: u16) -> Result<ReservedPort> {
-    for number in ports_from(first) {
-        let path = std::env::temp_dir().join(format!("posthaste-port-{number}.lock"));
-        // A lock file of another user counts as taken.
-        let Ok(file) = open_lock(&path) else { continue };
-        if file.try_lock().is_ok() && is_free(number) {
-            return Ok(ReservedPort { number, _lock: file });
+    for number in ports_from(None, first) {
+        if let Some(port) = reserve(number) {
+            return Ok(port);
         }
     }
     bail!("no free port from {first} up")
+}
+
+/// The port `number`, unless it is taken or reserved.
+pub(super) fn reserve(number: u16) -> Option<ReservedPort> {
+    let path = std::env::temp_dir().join(format!("posthaste-port-{number}.lock"));
+    // A lock file of another user counts as taken.
+    let file = open_lock(&path).ok()?;
+    (file.try_lock().is_ok() && is_free(number)).then_some(ReservedPort { number, _lock: file })
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ const USER: &str = "posthaste";
 
 /// A first start by another process, with the installation before it.
 const LOCK_LIMIT: Duration = Duration::from_secs(900);
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(300);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// How a server is asked to end.
@@ -71,7 +71,8 @@ impl Instance {
         }
         let programs = find_postgres::programs()?;
         self.create(&programs)?;
-        for port in places::ports_from(first_port).filter(|port| places::is_free(*port)) {
+        let before = places::noted_port(&self.home)?;
+        for port in places::ports_from(before, first_port).filter(|port| places::is_free(*port)) {
             match self.launch(&programs, port) {
                 Ok(()) => {
                     return Ok(Running {
@@ -244,6 +245,7 @@ impl Instance {
 
     fn launch(&self, programs: &Path, port: u16) -> Result<()> {
         self.forget_the_dead()?;
+        fs::write(self.home.join("port"), port.to_string())?;
         let options = format!("-p {port}");
         let seconds = START_LIMIT.as_secs().to_string();
         let started = self.run(

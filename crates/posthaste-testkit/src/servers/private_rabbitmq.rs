@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use uuid::Uuid;
 
 use super::places::{self, ReservedPort};
-use super::rabbitmq_node::Node;
+use super::rabbitmq_node::{self, Node};
 use super::{TestCertificate, rabbitmq_url, remove_orphans as orphans};
 
 /// No step of starting or stopping takes longer, except the first with an installation before it.
@@ -19,6 +19,7 @@ const DIRECTORY: &str = "private-rabbitmq";
 pub struct PrivateRabbitmq {
     node: Node,
     port: ReservedPort,
+    _erlang: [ReservedPort; 2],
 }
 
 impl PrivateRabbitmq {
@@ -30,9 +31,11 @@ impl PrivateRabbitmq {
     pub async fn launch(first_port: u16) -> Result<Self> {
         step(move || {
             let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
+            let [port, names, nodes] = rabbitmq_node::reserve_ports(first_port)?;
             let server = Self {
                 node: Node::at(places::servers_directory()?.join(DIRECTORY).join(name))?,
-                port: places::reserve_port(first_port)?,
+                port,
+                _erlang: [names, nodes],
             };
             server.node.start_on(server.port.number)?;
             Ok(server)

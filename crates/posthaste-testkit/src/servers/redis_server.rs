@@ -14,7 +14,7 @@ use super::{install_package, places};
 
 /// A first start by another process, with the installation before it.
 const LOCK_LIMIT: Duration = Duration::from_secs(900);
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 /// What it is told beyond its arguments.
 const SETTINGS: &str = "redis.conf";
 
@@ -44,14 +44,21 @@ impl RedisServer {
         if let Some(url) = self.running()? {
             return Ok((url, true));
         }
-        let port = places::ports_from(first_port)
-            .find(|port| places::is_free(*port))
-            .with_context(|| format!("no free port from {first_port} up for Redis"))?;
-        let password = Uuid::new_v4().simple().to_string();
-        fs::write(self.home.join("password"), password)?;
-        fs::write(self.home.join("port"), port.to_string())?;
-        self.launch()?;
-        Ok((self.url()?, false))
+        // Who knows its URL reaches it again after a stop.
+        if !self.home.join("password").exists() {
+            fs::write(self.home.join("password"), Uuid::new_v4().simple().to_string())?;
+        }
+        let before = places::noted_port(&self.home)?;
+        for port in places::ports_from(before, first_port).filter(|port| places::is_free(*port)) {
+            fs::write(self.home.join("port"), port.to_string())?;
+            match self.launch() {
+                Ok(()) => return Ok((self.url()?, false)),
+                // Lost the port between the look and the start.
+                Err(_) if self.process()?.is_none() && !places::is_free(port) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bail!("no free port from {first_port} up for Redis")
     }
 
     /// Starts it again where it was.
@@ -119,18 +126,24 @@ impl RedisServer {
         let end = Instant::now() + LIMIT;
         while !self.answers() {
             if let Some(status) = server.try_wait()? {
-                bail!(
-                    "Redis ended with {status}; its words are in {}",
-                    self.home.join("log").display()
-                );
+                bail!("Redis ended with {status}; its last words:\n{}", self.last_words());
             }
             if Instant::now() > end {
-                bail!("Redis does not answer within {LIMIT:?}");
+                server.kill()?;
+                server.wait()?;
+                bail!(
+                    "Redis does not answer within {LIMIT:?}; its last words:\n{}",
+                    self.last_words()
+                );
             }
             std::thread::sleep(places::PAUSE);
         }
         fs::write(self.home.join("id"), server.id().to_string())?;
         Ok(())
+    }
+
+    fn last_words(&self) -> String {
+        places::last_lines(&self.home.join("log"), 10)
     }
 
     fn answers(&self) -> bool {
