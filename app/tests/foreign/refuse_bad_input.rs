@@ -47,7 +47,7 @@ async fn all_letters(database: &TestDatabase, broker: &str, door: &Door) -> Resu
     }
     wait_until("nothing to be pending or parked", DONE, || async {
         let sql = "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') \
-            + (SELECT COUNT(*) FROM inbox_messages WHERE status = 'parked') AS n";
+            + (SELECT COUNT(*) FROM inbox_messages WHERE status IN ('retrying', 'waiting')) AS n";
         let n: i64 = store.query(sql, vec![]).await.ok()?.first()?.get("n").ok()?;
         (n == 0).then_some(())
     })

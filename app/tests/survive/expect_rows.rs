@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 const LEFT: &str = "SELECT (SELECT COUNT(*) FROM queue_messages) \
     + (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') \
-    + (SELECT COUNT(*) FROM inbox_messages WHERE status = 'parked') AS n";
+    + (SELECT COUNT(*) FROM inbox_messages WHERE status IN ('retrying', 'waiting')) AS n";
 
 /// Waits until every acknowledged event is one row of `processed_events` and nothing is left over.
 pub async fn expect_all_processed(database: &str, seen: &Seen) -> Result<()> {

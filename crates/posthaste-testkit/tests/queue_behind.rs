@@ -63,7 +63,7 @@ async fn the_rest_of_the_key_waits(database: TestDatabase) -> Result<()> {
     let other = store.begin().await?;
     let park = "INSERT INTO inbox_messages (subscription, message_id, event_type, status, received_at, topic, \
             message_key, headers, body, attempts, parked_seq, due_at) \
-        VALUES ('take', $1, 'step', 'parked', {now}, 'steps', 'one', '{}', $2, 0, 0, {now})";
+        VALUES ('take', $1, 'step', 'retrying', {now}, 'steps', 'one', '{}', $2, 0, 0, {now})";
     let first = &messages[0];
     let values = vec![store.dialect().uuid(first.id.0), first.body.clone().into()];
     other.execute(park, values).await?;

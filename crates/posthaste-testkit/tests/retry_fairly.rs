@@ -61,7 +61,7 @@ struct Row<'a> {
 async fn park(tx: &Tx, row: Row<'_>) -> Result<()> {
     let sql = "INSERT INTO inbox_messages (subscription, message_id, event_type, status, received_at, topic, message_key, \
             headers, body, attempts, parked_seq, due_at, first_failed_at) \
-        VALUES ($1, $2, 'step', 'parked', {now}, 'steps', $3, '{}', $4, $5, $6, {after:$7}, \
+        VALUES ($1, $2, 'step', 'retrying', {now}, 'steps', $3, '{}', $4, $5, $6, {after:$7}, \
             CASE WHEN $5 > 0 THEN {now} END)";
     let body = serde_json::to_vec(&Step {
         key: row.key.to_owned(),

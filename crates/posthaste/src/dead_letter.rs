@@ -63,7 +63,7 @@ pub async fn replay(store: &Store, selection: &Selection) -> Result<u64, StoreEr
 /// When the database is away; `tx` is of no use then.
 pub async fn replay_in(tx: &mut Tx, selection: &Selection) -> Result<u64, StoreError> {
     let count = dead_letter_rows::replay(tx, selection).await?;
-    metrics::counter!(metric::REPLAYED, "posthaste_outcome" => "parked").increment(count);
+    metrics::counter!(metric::REPLAYED, "posthaste_outcome" => "retrying").increment(count);
     Ok(count)
 }
 

@@ -76,7 +76,7 @@ async fn a_failed_message_is_not_skipped_and_holds_back_only_its_sender(database
     wait_until("the later ones to queue behind the failed one", LIMIT, || async {
         let parked = service
             .store()
-            .query("SELECT message_id FROM inbox_messages WHERE status = 'parked'", vec![]);
+            .query("SELECT message_id FROM inbox_messages WHERE status IN ('retrying', 'waiting')", vec![]);
         (parked.await.ok()?.len() == 4).then_some(())
     })
     .await?;
@@ -320,7 +320,7 @@ async fn without_the_inbox_what_comes_again_is_handled_again(database: TestDatab
     for content in ["not yet", "later"] {
         send(&service, content, "bob").await?;
     }
-    count_is(&service, "inbox_messages WHERE status = 'parked'", 2).await?;
+    count_is(&service, "inbox_messages WHERE status IN ('retrying', 'waiting')", 2).await?;
     service.accept_rows("messages").await?;
     stored_is(&service, "bob", &["not yet", "later"]).await?;
     service.stop().await

@@ -248,7 +248,7 @@ impl Suite {
     /// Waits until everything sent through this suite is handled or dead and nothing waits to be.
     pub async fn quiet(&self) -> Result<()> {
         let sql = "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') AS outbox, \
-            (SELECT COUNT(*) FROM inbox_messages WHERE status = 'parked') AS parked, \
+            (SELECT COUNT(*) FROM inbox_messages WHERE status IN ('retrying', 'waiting')) AS parked, \
             (SELECT COUNT(*) FROM queue_messages) AS queued";
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let what = "an empty outbox and queue and everything handled";
@@ -258,7 +258,7 @@ impl Suite {
             if waiting != [0, 0, 0] {
                 return None;
             }
-            let settled = "SELECT message_id FROM inbox_messages WHERE status <> 'parked'";
+            let settled = "SELECT message_id FROM inbox_messages WHERE status NOT IN ('retrying', 'waiting')";
             let rows = self.store.query(settled, vec![]).await.ok()?;
             let known: HashSet<Uuid> = rows.iter().filter_map(|row| row.uuid("message_id").ok()).collect();
             sent.is_subset(&known).then_some(())

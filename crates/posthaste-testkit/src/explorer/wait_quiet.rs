@@ -52,7 +52,7 @@ async fn look(store: &Store, broker: Option<&MemoryBroker>, queues: &[String]) -
     // Scheduled rows are not waited for.
     let sql = "SELECT \
         (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending' AND (due_at IS NULL OR due_at <= {now})) AS pending, \
-        (SELECT COUNT(*) FROM inbox_messages WHERE status = 'parked') AS parked, \
+        (SELECT COUNT(*) FROM inbox_messages WHERE status IN ('retrying', 'waiting')) AS parked, \
         (SELECT COUNT(*) FROM queue_messages WHERE topic {in:$1}) AS queued";
     let rows = store
         .query(sql, vec![store.dialect().texts(queues.iter().cloned())])
@@ -96,7 +96,7 @@ pub(crate) async fn quiet(
 pub(crate) async fn let_time_pass(store: &Store) -> Result<()> {
     for sql in [
         "UPDATE leases SET expires_at = {after:$1}",
-        "UPDATE inbox_messages SET due_at = {after:$1} WHERE status = 'parked' AND due_at > {now}",
+        "UPDATE inbox_messages SET due_at = {after:$1} WHERE status = 'retrying' AND due_at > {now}",
     ] {
         store.execute(sql, vec![(-1_000_000_i64).into()]).await?;
     }

@@ -185,7 +185,7 @@ impl Shop {
         if let Err(error) = waited.await {
             let found = self.count("SELECT COUNT(*) AS n FROM effects").await?;
             let parked = self
-                .count("SELECT COUNT(*) AS n FROM inbox_messages WHERE status = 'parked'")
+                .count("SELECT COUNT(*) AS n FROM inbox_messages WHERE status IN ('retrying', 'waiting')")
                 .await?;
             let pending = self
                 .count("SELECT COUNT(*) AS n FROM outbox_messages WHERE status = 'pending'")

@@ -61,7 +61,7 @@ pub(crate) async fn replay(tx: &mut Tx, selection: &Selection) -> Result<u64, St
         let (subscription, id): (String, _) = (row.get("subscription")?, tx.dialect().uuid(row.uuid("message_id")?));
         tx.execute(sql, vec![headers.into(), subscription.into(), id]).await?;
     }
-    let sql = format!("UPDATE inbox_messages SET status = 'parked', attempts = 0, due_at = {{now}} WHERE {clause}");
+    let sql = format!("UPDATE inbox_messages SET status = 'retrying', attempts = 0, due_at = {{now}} WHERE {clause}");
     let count = tx.execute(&sql, values).await?;
     tx.wake_after_commit(Wake::PARKED);
     Ok(count)

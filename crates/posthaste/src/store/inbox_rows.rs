@@ -83,7 +83,7 @@ pub(crate) async fn blocked_keys(
         return Ok(HashSet::new());
     }
     let sql = "SELECT DISTINCT message_key FROM inbox_messages \
-        WHERE subscription = $1 AND status = 'parked' AND message_key {in:$2}";
+        WHERE subscription = $1 AND status = 'retrying' AND message_key {in:$2}";
     let keys = tx.dialect().texts(keys);
     tx.query(sql, vec![subscription.into(), keys])
         .await?
@@ -111,7 +111,7 @@ impl Fate<'_> {
     fn columns(&self) -> (&'static str, i64, Option<String>) {
         let text = |error: &str| error.chars().filter(|c| *c != '\0').take(ERROR_CHARACTERS).collect();
         match self {
-            Self::Parked { after, error } => ("parked", micros(*after), error.map(text)),
+            Self::Parked { after, error } => ("retrying", micros(*after), error.map(text)),
             Self::Dead { error } => ("dead", 0, Some(text(error))),
         }
     }
@@ -173,7 +173,7 @@ pub(crate) async fn settle_parked(
     let (status, after, error) = fate.columns();
     let sql = "UPDATE inbox_messages SET status = $4, attempts = $5, due_at = {after:$6}, error = $7, last_failed_at = {now}, \
             first_failed_at = COALESCE(first_failed_at, {now}) \
-        WHERE subscription = $1 AND message_id = $2 AND attempts = $3 AND status = 'parked'";
+        WHERE subscription = $1 AND message_id = $2 AND attempts = $3 AND status = 'retrying'";
     let values = vec![
         subscription.into(),
         tx.dialect().uuid(id),
@@ -202,7 +202,7 @@ pub(crate) struct Due {
 /// with [`next_of_key`].
 pub(crate) async fn due(store: &Store, subscription: &str, ordered: bool, limit: i64) -> Result<Vec<Due>, StoreError> {
     let sql = "SELECT subscription, message_id, message_key, parked_seq FROM inbox_messages \
-        WHERE status = 'parked' AND due_at <= {clock} AND subscription = $1 ORDER BY due_at, parked_seq LIMIT $2";
+        WHERE status = 'retrying' AND due_at <= {clock} AND subscription = $1 ORDER BY due_at, parked_seq LIMIT $2";
     loop {
         let found = store.query(sql, vec![subscription.into(), limit.into()]).await?;
         let found: Vec<Due> = found.iter().map(read_due).collect::<Result<_, _>>()?;
@@ -227,7 +227,7 @@ async fn put_off_behind(store: &Store, subscription: &str, due: Vec<Due>) -> Res
         return Ok(due);
     }
     let sql = "SELECT message_key, MIN(parked_seq) AS head FROM inbox_messages \
-        WHERE subscription = $1 AND status = 'parked' AND message_key {in:$2} GROUP BY message_key";
+        WHERE subscription = $1 AND status = 'retrying' AND message_key {in:$2} GROUP BY message_key";
     let keys = dialect.texts(keys.into_iter().cloned());
     let mut heads: HashMap<String, i64> = HashMap::new();
     for row in store.query(sql, vec![subscription.into(), keys]).await? {
@@ -240,7 +240,7 @@ async fn put_off_behind(store: &Store, subscription: &str, due: Vec<Due>) -> Res
     if !behind.is_empty() {
         // One that somebody has in hand since is not due any more.
         let sql = "UPDATE inbox_messages SET due_at = {after:$1} \
-            WHERE subscription = $2 AND message_id {in:$3} AND status = 'parked' AND due_at <= {now}";
+            WHERE subscription = $2 AND message_id {in:$3} AND status = 'retrying' AND due_at <= {now}";
         let ids = dialect.uuids(behind.into_iter().map(|row| row.id));
         let values = vec![micros(BEHIND).into(), subscription.into(), ids];
         store.execute(sql, values).await?;
@@ -265,7 +265,7 @@ pub(crate) async fn next_of_key(
     limit: i64,
 ) -> Result<Vec<Due>, StoreError> {
     let sql = "SELECT subscription, message_id, message_key, parked_seq FROM inbox_messages \
-        WHERE subscription = $1 AND status = 'parked' AND message_key = $2 ORDER BY parked_seq LIMIT $3";
+        WHERE subscription = $1 AND status = 'retrying' AND message_key = $2 ORDER BY parked_seq LIMIT $3";
     let rows = store
         .query(sql, vec![subscription.into(), key.into(), limit.into()])
         .await?;
@@ -275,7 +275,7 @@ pub(crate) async fn next_of_key(
 /// Makes a row that was never tried due now.
 pub(crate) async fn hasten(store: &Store, row: &Due) -> Result<(), StoreError> {
     let sql = "UPDATE inbox_messages SET due_at = {now} \
-        WHERE subscription = $1 AND message_id = $2 AND status = 'parked' AND attempts = 0 AND first_failed_at IS NULL";
+        WHERE subscription = $1 AND message_id = $2 AND status = 'retrying' AND attempts = 0 AND first_failed_at IS NULL";
     let mut tx = store.begin().await?;
     tx.execute(sql, vec![row.subscription.as_str().into(), tx.dialect().uuid(row.id)])
         .await?;
@@ -296,7 +296,7 @@ pub(crate) async fn take(store: &Store, row: &Due, lease: Duration) -> Result<Op
     let dialect = store.dialect();
     let tx = store.begin().await?;
     let sql = "SELECT message_id, event_type, topic, message_key, headers, body, attempts FROM inbox_messages \
-        WHERE subscription = $1 AND message_id = $2 AND status = 'parked' \
+        WHERE subscription = $1 AND message_id = $2 AND status = 'retrying' \
         AND (due_at <= {now} OR (attempts = 0 AND first_failed_at IS NULL)) {skip_locked}";
     let key = || vec![row.subscription.as_str().into(), dialect.uuid(row.id)];
     let rows = tx.query(sql, key()).await?;
@@ -324,7 +324,7 @@ fn parked(row: &Row) -> Result<Parked, StoreError> {
 pub(crate) async fn mark_parked(tx: &mut Tx, subscription: &str, id: Uuid, attempts: u32) -> Result<bool, StoreError> {
     let sql = "UPDATE inbox_messages SET status = 'processed', processed_at = {now}, due_at = NULL, parked_seq = NULL, \
             body = NULL, headers = NULL, error = NULL \
-        WHERE subscription = $1 AND message_id = $2 AND status = 'parked' AND attempts = $3";
+        WHERE subscription = $1 AND message_id = $2 AND status = 'retrying' AND attempts = $3";
     let id = tx.dialect().uuid(id);
     let changed = tx
         .execute(sql, vec![subscription.into(), id, attempts.cast_signed().into()])
@@ -336,15 +336,15 @@ pub(crate) async fn mark_parked(tx: &mut Tx, subscription: &str, id: Uuid, attem
 
 /// Whether a parked row of any subscription is due.
 pub(crate) async fn is_due(store: &Store) -> Result<bool, StoreError> {
-    let sql = "SELECT 1 AS one FROM inbox_messages WHERE status = 'parked' AND due_at <= {clock} LIMIT 1";
+    let sql = "SELECT 1 AS one FROM inbox_messages WHERE status = 'retrying' AND due_at <= {clock} LIMIT 1";
     Ok(!store.query(sql, vec![]).await?.is_empty())
 }
 
 /// How long until a parked row of `subscription` falls due. Rows that are due already are claimed without a timer, or
 /// wait behind the first of their key.
 pub(crate) async fn next_due(store: &Store, subscription: &str) -> Result<Option<f64>, StoreError> {
-    let sql = "SELECT -({age:due_at}) AS wait FROM inbox_messages {index:inbox_parked} \
-        WHERE status = 'parked' AND due_at > {clock} AND subscription = $1 ORDER BY due_at LIMIT 1";
+    let sql = "SELECT -({age:due_at}) AS wait FROM inbox_messages {index:inbox_retrying} \
+        WHERE status = 'retrying' AND due_at > {clock} AND subscription = $1 ORDER BY due_at LIMIT 1";
     let rows = store.query(sql, vec![subscription.into()]).await?;
     rows.first().map_or(Ok(None), |row| row.get("wait"))
 }

@@ -84,7 +84,7 @@ pub(crate) async fn scopes(
             OR EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at <= {clock}) \
             THEN 1 ELSE 0 END AS outbox, \
         CASE WHEN EXISTS (SELECT 1 FROM queue_messages) THEN 1 ELSE 0 END AS queue, \
-        CASE WHEN EXISTS (SELECT 1 FROM inbox_messages WHERE status = 'parked' AND due_at <= {clock}) THEN 1 ELSE 0 END AS parked \
+        CASE WHEN EXISTS (SELECT 1 FROM inbox_messages WHERE status = 'retrying' AND due_at <= {clock}) THEN 1 ELSE 0 END AS parked \
         FROM leases WHERE scope {in:$1} ORDER BY scope, slot";
     let rows = store.query(sql, vec![store.dialect().texts(names.clone())]).await?;
     let mut found: BTreeMap<String, Scope> = names.into_iter().map(|name| (name, Scope::default())).collect();

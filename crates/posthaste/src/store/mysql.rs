@@ -75,8 +75,9 @@ fn next_parked(of: &str) -> String {
     };
     // Behind the dead ones, too: they may be replayed. The table in between lets a statement read what it writes.
     format!(
-        "(SELECT n FROM (SELECT 1 + GREATEST({}, {}) AS n) AS highest)",
-        highest("parked"),
+        "(SELECT n FROM (SELECT 1 + GREATEST({}, {}, {}) AS n) AS highest)",
+        highest("retrying"),
+        highest("waiting"),
         highest("dead")
     )
 }

@@ -125,7 +125,7 @@ async fn mail_goes_through_the_server_also_one_that_comes_later() -> Result<()> 
     assert_eq!(accounts.sign_up("bob@example.com").await?.status, 201);
     accounts
         .count_is(
-            "inbox_messages WHERE status = 'parked' AND subscription = 'accounts.mail_user'",
+            "inbox_messages WHERE status IN ('retrying', 'waiting') AND subscription = 'accounts.mail_user'",
             1,
         )
         .await?;
@@ -181,7 +181,7 @@ async fn a_request_for_mail_that_cannot_be_kept_is_given_up() -> Result<()> {
     let accounts = Accounts::start(&stage).await?;
     accounts
         .service
-        .refuse_rows("inbox_messages", "status", "parked")
+        .refuse_rows("inbox_messages", "status", "retrying")
         .await?;
     assert_eq!(accounts.sign_up("ann@example.com").await?.status, 201);
     let dead = "inbox_messages WHERE status = 'dead' AND subscription = 'accounts.mail_user'";
@@ -204,7 +204,7 @@ async fn a_notice_that_was_not_taken_is_tried_again() -> Result<()> {
     server.task.abort();
     assert!(server.task.await.is_err());
     assert_eq!(accounts.register("ann@example.com").await?.status, 202);
-    let parked = "inbox_messages WHERE status = 'parked' AND subscription = 'accounts.mail_user' AND error IS NOT NULL";
+    let parked = "inbox_messages WHERE status IN ('retrying', 'waiting') AND subscription = 'accounts.mail_user' AND error IS NOT NULL";
     accounts.count_is(parked, 1).await?;
     let server = Server::listen(port, "nobody").await?;
     let mail = wait_until("the notice", LIMIT, || async { server.mails().first().cloned() }).await?;

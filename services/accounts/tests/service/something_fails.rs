@@ -25,7 +25,7 @@ async fn a_transient_failure_is_tried_again_and_ends_well(stage: Stage) -> Resul
         .await?;
     let reply = accounts.sign_up("ann@example.com").await?;
     assert_eq!(reply.status, 201, "{reply:?}");
-    let parked = "inbox_messages WHERE status = 'parked' AND attempts >= 3";
+    let parked = "inbox_messages WHERE status IN ('retrying', 'waiting') AND attempts >= 3";
     wait_until("three attempts", LIMIT, || async {
         (service.count(parked).await.ok()? == 1).then_some(())
     })
@@ -113,7 +113,7 @@ async fn whoever_registers_while_the_address_is_given_up_has_a_password(stage: S
     again["password"] = json!(password);
     let reply = service.post("/api/v1/auth/register", &again).await?;
     assert_eq!(reply.status, 202, "{reply:?}");
-    let parked = "inbox_messages WHERE status = 'parked' AND subscription = 'accounts.onboard_user'";
+    let parked = "inbox_messages WHERE status IN ('retrying', 'waiting') AND subscription = 'accounts.onboard_user'";
     accounts.count_is(parked, 1).await?;
     let path = format!("/api/v1/users/{first}");
     assert_eq!(service.send("DELETE", &path, &[], Vec::new()).await?.status, 200);

@@ -158,7 +158,7 @@ pub async fn settled(store: &Store) -> Result<()> {
     let topics = "('user_onboarding_queue', 'user_mail_queue', 'user_password_reset_queue')";
     let sql = format!(
         "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') \
-         + (SELECT COUNT(*) FROM inbox_messages WHERE status = 'parked') \
+         + (SELECT COUNT(*) FROM inbox_messages WHERE status IN ('retrying', 'waiting')) \
          + (SELECT COUNT(*) FROM queue_messages WHERE topic IN {topics}) \
          + (SELECT COUNT(*) FROM outbox_messages o WHERE o.topic IN {topics} AND NOT EXISTS \
          (SELECT 1 FROM inbox_messages i WHERE i.message_id = o.event_id)) AS n"

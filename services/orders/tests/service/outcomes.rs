@@ -46,7 +46,7 @@ pub async fn count_is(service: &RunningService, table: &str, wanted: i64) -> Res
 /// Waits until every order that came is worked off and every outcome is on its queue.
 pub async fn settled(service: &RunningService) -> Result<()> {
     let sql = "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') \
-        + (SELECT COUNT(*) FROM inbox_messages WHERE status = 'parked') \
+        + (SELECT COUNT(*) FROM inbox_messages WHERE status IN ('retrying', 'waiting')) \
         + (SELECT COUNT(*) FROM queue_messages WHERE topic = 'order_created_queue') AS n";
     wait_until("the orders to be worked off", LIMIT, || async {
         let rows = service.store().query(sql, vec![]).await.ok()?;

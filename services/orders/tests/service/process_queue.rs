@@ -231,14 +231,14 @@ async fn an_order_that_was_given_up_is_told_and_kept(database: TestDatabase) -> 
     let service = RunningService::start(orders::service(), &database).await?;
     service.refuse_rows("orders", "order_id", "order-101").await?;
     put(&service, SAMPLE).await?;
-    count_is(&service, "inbox_messages WHERE status = 'parked'", 1).await?;
+    count_is(&service, "inbox_messages WHERE status IN ('retrying', 'waiting')", 1).await?;
     assert_eq!(
         failures(&service).await?,
         Vec::<Value>::new(),
         "not before it is given up"
     );
     // The last attempt ended in a crash.
-    let used_up = "UPDATE inbox_messages SET attempts = 100, due_at = {now} WHERE status = 'parked'";
+    let used_up = "UPDATE inbox_messages SET attempts = 100, due_at = {now} WHERE status = 'retrying'";
     service.store().execute(used_up, vec![]).await?;
     let told = outcome_is(&service, "order_failed_queue", 1).await?;
     assert_eq!(told[0]["orderId"], "order-101");
