@@ -17,7 +17,7 @@ use crate::publish::Publisher;
 use crate::relay::Relay;
 use crate::retention::Retention;
 use crate::retrier::Retrier;
-use crate::store::Store;
+use crate::store::{Store, warn_of_cached};
 
 /// Which loops a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,10 @@ impl Engine {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let mut scopes = Vec::new();
+        let database = store.clone();
+        supervise(&mut tasks, "look at the sequences", &stop, move |stop| {
+            warn_of_cached(database.clone(), stop)
+        });
         if roles.relay {
             scopes.push(format!("{service}/relay"));
             let (service, store, broker, keeper) = (service.clone(), store.clone(), broker.clone(), keeper.clone());

@@ -45,6 +45,8 @@ pub enum Mutant {
     NoFencing,
     /// The relay reads behind the last number it saw instead of by pending state.
     Cursor,
+    /// The low-water mark takes a snapshot's xmax for the id that comes next.
+    SnapshotXmax,
 }
 
 #[cfg(feature = "explore")]

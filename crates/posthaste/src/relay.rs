@@ -61,7 +61,8 @@ enum Step {
 
 /// What became of a batch.
 enum Forwarded {
-    All,
+    /// All of it was taken; the bound of the transaction that marked it.
+    All(i64),
     Some,
     Nothing,
 }
@@ -177,6 +178,9 @@ impl Relay {
                 break;
             };
             failpoint::hit("relay.claimed").await;
+            if self.floor.moved_to(&page.snapshot) {
+                return Ok(Step::Moved);
+            }
             let read = page.rows.len();
             let full = read as u64 == BATCH;
             let ready = self.ready(page.rows, now);
@@ -189,17 +193,16 @@ impl Relay {
                 continue;
             }
             if whole {
-                self.floor.read_to(last, page.xmin, page.xmax);
+                self.floor.read_to(last, page.snapshot);
             }
             #[cfg(feature = "explore")]
             {
                 self.cursor = last;
             }
             let forwarded = self.forward(ready).await?;
-            if matches!(forwarded, Forwarded::All) && whole {
-                self.floor.settled();
-            } else {
-                self.floor.reset();
+            match forwarded {
+                Forwarded::All(bound) if whole => self.floor.settled(bound),
+                _ => self.floor.unsettled(),
             }
             if matches!(forwarded, Forwarded::Nothing) {
                 return Ok(if moved { Step::Moved } else { Step::Refused });
@@ -259,8 +262,9 @@ impl Relay {
             return self.fenced().await;
         }
         let seqs: Vec<i64> = rows.iter().map(|row| row.seq).collect();
+        let mut marked = None;
         if mutant!(MarkBeforeConfirm) {
-            self.mark(&seqs).await?;
+            marked = self.mark(&seqs).await?;
         }
         let lanes: Vec<Lane> = rows.iter().map(Lane::of).collect();
         let ages: Vec<f64> = rows.iter().map(|row| row.age).collect();
@@ -304,12 +308,15 @@ impl Relay {
             metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "failed").increment(count as u64);
             tracing::warn!(service = self.service, messages = count, error = %chain(error), "not published; they stay pending");
         }
-        if !confirmed.is_empty() && !mutant!(MarkBeforeConfirm) && !self.mark(&confirmed).await? {
-            return self.fenced().await;
+        if !confirmed.is_empty() && !mutant!(MarkBeforeConfirm) {
+            marked = self.mark(&confirmed).await?;
+            if marked.is_none() {
+                return self.fenced().await;
+            }
         }
         failpoint::hit("relay.marked").await;
         Ok(match failed {
-            None => Forwarded::All,
+            None => marked.map_or(Forwarded::Some, Forwarded::All),
             Some(_) if confirmed.is_empty() => Forwarded::Nothing,
             Some(_) => Forwarded::Some,
         })
@@ -336,7 +343,8 @@ impl Relay {
         }
     }
 
-    async fn mark(&self, seqs: &[i64]) -> Result<bool, StoreError> {
+    /// Returns the bound of the transaction; `None`: the lease is another's.
+    async fn mark(&self, seqs: &[i64]) -> Result<Option<i64>, StoreError> {
         let mut collisions = 0;
         loop {
             match self.mark_once(seqs).await {
@@ -348,16 +356,16 @@ impl Relay {
         }
     }
 
-    async fn mark_once(&self, seqs: &[i64]) -> Result<bool, StoreError> {
+    async fn mark_once(&self, seqs: &[i64]) -> Result<Option<i64>, StoreError> {
         let tx = self.store.begin().await?;
         if !self.keeper.fence(&tx, &self.scope, &self.slots).await? {
             tx.rollback().await?;
-            return Ok(false);
+            return Ok(None);
         }
-        outbox::mark_published(&tx, seqs.iter().copied()).await?;
+        let bound = outbox::mark_published(&tx, seqs.iter().copied()).await?;
         failpoint::hit("relay.marking").await;
         tx.commit().await?;
-        Ok(true)
+        Ok(Some(bound))
     }
 
     /// The lease is another's: its holder goes on, and the keeper will show what is left to this one.

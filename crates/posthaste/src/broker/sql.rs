@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -57,6 +58,7 @@ impl SqlBroker {
             reading: BTreeMap::new(),
             suspects: BTreeSet::new(),
             floor: crate::floor::Floor::default(),
+            bound: AtomicI64::new(UNKNOWN),
         }
     }
 }
@@ -82,7 +84,12 @@ pub(crate) struct SqlReceiver {
     /// Slots whose last owner died: their first rows may have killed it.
     suspects: BTreeSet<i64>,
     floor: crate::floor::Floor,
+    /// The lowest bound of the transactions that have settled what was read last.
+    bound: AtomicI64,
 }
+
+/// No transaction has settled anything of the last read.
+const UNKNOWN: i64 = i64::MAX;
 
 impl SqlReceiver {
     pub async fn receive(&mut self, max: usize) -> Result<Vec<Delivery>, BrokerError> {
@@ -122,17 +129,22 @@ impl SqlReceiver {
         if !self.keeper.fence(tx, &self.scope, &self.reading).await? {
             return Ok(false);
         }
-        queue_rows::delete(tx, tags).await?;
+        let bound = queue_rows::delete(tx, tags).await?;
+        self.bound.fetch_min(bound, Relaxed);
         Ok(true)
     }
 
     pub fn settled(&mut self) {
-        self.floor.settled();
+        match self.bound.swap(UNKNOWN, Relaxed) {
+            UNKNOWN => self.floor.unsettled(),
+            bound => self.floor.settled(bound),
+        }
         self.suspects.clear();
     }
 
     pub fn abandon(&mut self) {
-        self.floor.reset();
+        self.bound.store(UNKNOWN, Relaxed);
+        self.floor.unsettled();
     }
 }
 

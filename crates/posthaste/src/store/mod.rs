@@ -20,6 +20,8 @@ mod private_files;
 pub(crate) mod queue_rows;
 pub(crate) mod retention_rows;
 mod row;
+mod sequences;
+mod snapshot;
 mod sqlite;
 mod suspect_connections;
 mod transaction;
@@ -41,6 +43,8 @@ pub use mask_url::mask;
 pub use migrate::{MigrateError, Migration, MigrationState, Sql};
 pub use private_files::make_private_folder;
 pub use row::Row;
+pub(crate) use sequences::warn_of_cached;
+pub(crate) use snapshot::{SNAPSHOT, Snapshot};
 pub use transaction::Tx;
 pub(crate) use watch::{Signals, Wake};
 

@@ -51,7 +51,7 @@ pub(super) fn sql(text: &str) -> String {
         ("json" | "int", Some(n)) => n.to_owned(),
         ("in", Some(n)) => format!("IN ({n})"),
         // Users may not ask which transactions run: nothing is known to be complete.
-        ("snapshot_xmin", _) => "0".to_owned(),
+        ("snapshot_xmin" | "server", _) => "0".to_owned(),
         ("snapshot_xmax", _) => i64::MAX.to_string(),
         ("next_parked", Some(of)) => next_parked(of),
         ("age", Some(column)) => format!("(TIMESTAMPDIFF(MICROSECOND, {column}, UTC_TIMESTAMP(6)) / 1e6)"),

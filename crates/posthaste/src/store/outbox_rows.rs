@@ -6,7 +6,7 @@ use sea_orm::Value;
 use crate::PARTITIONS;
 use crate::envelope;
 use crate::message::Message;
-use crate::store::{Column, Insert, OnConflict, Store, StoreError, Tx, Wake};
+use crate::store::{Column, Insert, OnConflict, SNAPSHOT, Snapshot, Store, StoreError, Tx, Wake};
 
 const INSERT: Insert = Insert {
     table: "outbox_messages",
@@ -76,14 +76,12 @@ pub(crate) struct Pending {
 /// The highest number of all, as of the same snapshot.
 const HIGHEST: &str = "(SELECT MAX(seq) FROM outbox_messages) AS highest";
 
-const COLUMNS: &str = "seq, event_id, topic, event_type, message_key, headers, body, {age:created_at} AS age, \
-    {snapshot_xmin} AS snapshot_xmin, {snapshot_xmax} AS snapshot_xmax";
+const COLUMNS: &str = "seq, event_id, topic, event_type, message_key, headers, body, {age:created_at} AS age";
 
 /// Rows read in one snapshot (see `floor.rs`).
 pub(crate) struct Page {
     pub rows: Vec<Pending>,
-    pub xmin: i64,
-    pub xmax: i64,
+    pub snapshot: Snapshot,
     /// The highest number that any row had, whoever's: one that is committed after this read has a greater one, unless its
     /// transaction was open then.
     pub highest: i64,
@@ -98,7 +96,7 @@ pub(crate) async fn pending(
     limit: u64,
 ) -> Result<Page, StoreError> {
     let sql = format!(
-        "SELECT {COLUMNS}, {HIGHEST} FROM outbox_messages {{index:outbox_pending}} \
+        "SELECT {COLUMNS}, {SNAPSHOT}, {HIGHEST} FROM outbox_messages {{index:outbox_pending}} \
          WHERE service = $1 AND status = 'pending' AND due_at IS NULL \
          AND seq > $2 AND partition_no {{in:$3}} ORDER BY seq LIMIT $4"
     );
@@ -110,18 +108,13 @@ pub(crate) async fn pending(
         )
         .await?;
     let rows: Vec<Pending> = found.iter().map(read).collect::<Result<_, _>>()?;
-    let (xmin, xmax, highest) = match found.last() {
-        Some(row) => (
-            row.get("snapshot_xmin")?,
-            row.get("snapshot_xmax")?,
-            row.get("highest")?,
-        ),
-        None => (0, 0, 0),
+    let (snapshot, highest) = match found.last() {
+        Some(row) => (Snapshot::of(row)?, row.get("highest")?),
+        None => (Snapshot::default(), 0),
     };
     Ok(Page {
         rows,
-        xmin,
-        xmax,
+        snapshot,
         highest,
     })
 }
@@ -171,10 +164,10 @@ fn read(row: &crate::store::Row) -> Result<Pending, StoreError> {
     })
 }
 
-/// Marks `seqs` published inside `tx`.
-pub(crate) async fn mark_published(tx: &Tx, seqs: impl IntoIterator<Item = i64>) -> Result<u64, StoreError> {
+/// Marks `seqs` published inside `tx`; returns the transaction's bound (see [`Tx::execute_bounded`]).
+pub(crate) async fn mark_published(tx: &Tx, seqs: impl IntoIterator<Item = i64>) -> Result<i64, StoreError> {
     let sql = "UPDATE outbox_messages SET status = 'published', published_at = {now} \
         WHERE seq {in:$1} AND status = 'pending'";
     let seqs = tx.dialect().ints(seqs);
-    tx.execute(sql, vec![seqs]).await
+    tx.execute_bounded(sql, vec![seqs]).await
 }

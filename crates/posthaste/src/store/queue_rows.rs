@@ -7,7 +7,7 @@ use crate::broker::Delivery;
 use crate::envelope;
 use crate::floor::Floor;
 use crate::message::{Message, MessageId};
-use crate::store::{Column, Insert, OnConflict, Row, Store, StoreError, Tx, Wake};
+use crate::store::{Column, Insert, OnConflict, Row, SNAPSHOT, Snapshot, Store, StoreError, Tx, Wake};
 
 const INSERT: Insert = Insert {
     table: "queue_messages",
@@ -51,19 +51,25 @@ pub(crate) async fn read(
     floor: &mut Floor,
     max: usize,
 ) -> Result<Vec<(i64, Delivery)>, StoreError> {
-    let sql = "SELECT seq, partition_no, message_id, topic, event_type, message_key, headers, body, \
-        {snapshot_xmin} AS snapshot_xmin, {snapshot_xmax} AS snapshot_xmax \
-        FROM queue_messages {index:queue_by_topic} WHERE topic = $1 AND seq > $2 AND partition_no {in:$3} ORDER BY seq LIMIT $4";
+    let sql = format!(
+        "SELECT seq, partition_no, message_id, topic, event_type, message_key, headers, body, {SNAPSHOT} \
+         FROM queue_messages {{index:queue_by_topic}} WHERE topic = $1 AND seq > $2 AND partition_no {{in:$3}} ORDER BY seq LIMIT $4"
+    );
     let slots = store.dialect().ints(slots.iter().copied());
     let limit = i64::try_from(max).unwrap_or(i64::MAX);
-    let rows = store
-        .query(sql, vec![queue.into(), floor.at().into(), slots, limit.into()])
-        .await?;
-    let deliveries: Vec<(i64, Delivery)> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
-    if let (Some(row), Some((_, last))) = (rows.last(), deliveries.last()) {
-        floor.read_to(last.tag, row.get("snapshot_xmin")?, row.get("snapshot_xmax")?);
+    loop {
+        let values = vec![queue.into(), floor.at().into(), slots.clone(), limit.into()];
+        let rows = store.query(&sql, values).await?;
+        let deliveries: Vec<(i64, Delivery)> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
+        if let (Some(row), Some((_, last))) = (rows.last(), deliveries.last()) {
+            let snapshot = Snapshot::of(row)?;
+            if floor.moved_to(&snapshot) {
+                continue;
+            }
+            floor.read_to(last.tag, snapshot);
+        }
+        return Ok(deliveries);
     }
-    Ok(deliveries)
 }
 
 fn delivery(row: &Row) -> Result<(i64, Delivery), StoreError> {
@@ -96,9 +102,9 @@ fn body(row: &Row) -> Vec<u8> {
     bytes.or_else(|_| integer()).or_else(|_| float()).unwrap_or_default()
 }
 
-pub(crate) async fn delete(tx: &Tx, seqs: &[i64]) -> Result<(), StoreError> {
+/// Deletes `seqs` inside `tx`; returns the transaction's bound (see [`Tx::execute_bounded`]).
+pub(crate) async fn delete(tx: &Tx, seqs: &[i64]) -> Result<i64, StoreError> {
     let seqs = tx.dialect().ints(seqs.iter().copied());
-    tx.execute("DELETE FROM queue_messages WHERE seq {in:$1}", vec![seqs])
-        .await?;
-    Ok(())
+    tx.execute_bounded("DELETE FROM queue_messages WHERE seq {in:$1}", vec![seqs])
+        .await
 }
