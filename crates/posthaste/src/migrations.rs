@@ -2,34 +2,29 @@
 
 use crate::store::{Migration, Sql};
 
+/// A step by its number, its name and its files in `migrations/`.
+macro_rules! step {
+    ($version:literal, $name:literal, $file:literal) => {
+        Migration::new(
+            $version,
+            $name,
+            Sql {
+                postgres: include_str!(concat!("../migrations/", $file, ".postgres.up.sql")),
+                sqlite: include_str!(concat!("../migrations/", $file, ".sqlite.up.sql")),
+                mysql: include_str!(concat!("../migrations/", $file, ".mysql.up.sql")),
+            },
+            Sql {
+                postgres: include_str!(concat!("../migrations/", $file, ".postgres.down.sql")),
+                sqlite: include_str!(concat!("../migrations/", $file, ".sqlite.down.sql")),
+                mysql: include_str!(concat!("../migrations/", $file, ".mysql.down.sql")),
+            },
+        )
+    };
+}
+
 /// The migrations of the core, set name `core`; every service's database has them.
 pub const CORE_MIGRATIONS: &[Migration] = &[
-    Migration {
-        version: 1,
-        name: "core tables",
-        up: Sql {
-            postgres: include_str!("../migrations/0001_core.postgres.up.sql"),
-            sqlite: include_str!("../migrations/0001_core.sqlite.up.sql"),
-            mysql: include_str!("../migrations/0001_core.mysql.up.sql"),
-        },
-        down: Sql {
-            postgres: include_str!("../migrations/0001_core.postgres.down.sql"),
-            sqlite: include_str!("../migrations/0001_core.sqlite.down.sql"),
-            mysql: include_str!("../migrations/0001_core.mysql.down.sql"),
-        },
-    },
-    Migration {
-        version: 2,
-        name: "inbox statuses",
-        up: Sql {
-            postgres: include_str!("../migrations/0002_inbox_statuses.postgres.up.sql"),
-            sqlite: include_str!("../migrations/0002_inbox_statuses.sqlite.up.sql"),
-            mysql: include_str!("../migrations/0002_inbox_statuses.mysql.up.sql"),
-        },
-        down: Sql {
-            postgres: include_str!("../migrations/0002_inbox_statuses.postgres.down.sql"),
-            sqlite: include_str!("../migrations/0002_inbox_statuses.sqlite.down.sql"),
-            mysql: include_str!("../migrations/0002_inbox_statuses.mysql.down.sql"),
-        },
-    },
+    step!(1, "core tables", "0001_core"),
+    step!(2, "inbox statuses", "0002_inbox_statuses"),
+    step!(3, "dead outbox rows", "0003_dead_outbox"),
 ];

@@ -5,6 +5,7 @@
 
 pub(crate) mod backlog_rows;
 pub(crate) mod dead_letter_rows;
+pub(crate) mod dead_outbox_rows;
 mod dialect;
 mod gate;
 pub(crate) mod idempotency_rows;

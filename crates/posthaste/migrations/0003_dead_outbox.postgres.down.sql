@@ -1,0 +1,4 @@
+UPDATE outbox_messages SET status = 'pending' WHERE status = 'dead';
+DROP INDEX outbox_dead_ids;
+DROP INDEX outbox_dead;
+ALTER TABLE outbox_messages DROP COLUMN failed_at, DROP COLUMN error;
