@@ -1,7 +1,7 @@
 //! The suites on every store and transport: one line each.
 
 use anyhow::Result;
-use posthaste_testkit::conformance::{At, carry_messages, handle_messages, keep_rows};
+use posthaste_testkit::conformance::{At, carry_messages, handle_messages, identify_messages, keep_rows};
 use posthaste_testkit::{TestDatabase, servers};
 
 macro_rules! on_every_store {
@@ -49,9 +49,9 @@ macro_rules! on_transport {
 
 macro_rules! on_every_transport {
     ($($suite:ident :: $case:ident),* $(,)?) => {
-        on_transport!(sql_on_sqlite, TestDatabase::sqlite()?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand]);
-        on_transport!(sql_on_postgres, TestDatabase::postgres().await?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand]);
-        on_transport!(sql_on_mysql, TestDatabase::mysql().await?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand]);
+        on_transport!(sql_on_sqlite, TestDatabase::sqlite()?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand, identify_messages::rows_written_by_hand_are_told_apart]);
+        on_transport!(sql_on_postgres, TestDatabase::postgres().await?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand, identify_messages::rows_written_by_hand_are_told_apart]);
+        on_transport!(sql_on_mysql, TestDatabase::mysql().await?, "sql:", [$($suite::$case),*, handle_messages::rows_written_by_hand, identify_messages::rows_written_by_hand_are_told_apart]);
         on_transport!(memory_on_sqlite, TestDatabase::sqlite()?, "memory:", [$($suite::$case),*]);
         on_transport!(kafka_on_sqlite, TestDatabase::sqlite()?, &kafka()?, [$($suite::$case),*]);
         on_transport!(kafka_on_postgres, TestDatabase::postgres().await?, &kafka()?, [$($suite::$case),*]);
@@ -85,6 +85,8 @@ on_every_transport! {
     handle_messages::dead_letters_replay_and_discard,
     handle_messages::scheduled_messages_wait,
     handle_messages::survivors_take_over,
+    identify_messages::other_bytes_are_no_repeat,
+    identify_messages::a_retried_message_keeps_its_identity,
 }
 
 #[tokio::test]

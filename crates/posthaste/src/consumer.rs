@@ -1,7 +1,7 @@
 //! From deliveries to effects: one transaction for a batch's marks, rows and messages, then the
 //! acknowledgement. What fails is found by splitting and parked; what can never work is dead at once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,13 @@ use crate::broker::{Broker, BrokerError, Delivery, Receiver};
 use crate::failpoint::{self, mutant};
 use crate::failure::{Failure, chain};
 use crate::handle::{Effect, Subscription};
+use crate::identity::{self, Rule, Verdict};
 use crate::invoke::{Blame, Failed, blame, blame_store, invoke};
 use crate::lease::Keeper;
 use crate::message::{Message, MessageId, now};
 use crate::outbox;
 use crate::retry::{COLLISIONS, after_collision, back_off, jitter};
+use crate::store::identity_rows;
 use crate::store::inbox_rows::{self as inbox, Fate};
 use crate::store::{Dialect, Store, StoreError, Tx};
 use crate::telemetry::metric;
@@ -59,7 +61,12 @@ pub(crate) enum Stop {
 pub(crate) struct Item {
     pub tag: i64,
     pub message: Arc<Message>,
+    /// What made the message's id.
+    pub rule: Rule,
 }
+
+/// What the inbox says of the identities that it had.
+type Verdicts = HashMap<MessageId, Verdict>;
 
 /// How a batch's transaction ended.
 enum Tried {
@@ -188,15 +195,13 @@ impl Consumer {
         if let Some(queue) = &self.collects {
             message.topic.clone_from(queue);
         }
-        if !delivery.has_id {
-            message.id = match (self.subscription.contract.dedup_key)(&message.body) {
-                Some(key) => MessageId::from_foreign(&key),
-                None => MessageId::of_body(&message.body),
-            };
-        }
+        let key = || (self.subscription.contract.dedup_key)(&message.body);
+        let (id, rule) = identity::identify(&delivery.given, &message, key);
+        message.id = id;
         Item {
             tag: delivery.tag,
             message: Arc::new(message),
+            rule,
         }
     }
 
@@ -204,9 +209,13 @@ impl Consumer {
     async fn handle(&self, receiver: &Receiver, items: Vec<Item>) -> Result<(), Stop> {
         let mut open = vec![items];
         let mut collisions = 0;
-        while let Some(batch) = open.pop() {
+        while let Some(mut batch) = open.pop() {
             if batch.is_empty() {
                 continue;
+            }
+            if let Some(at) = self.first_other_body(&batch) {
+                // What becomes of it depends on how the first one of its identity ends.
+                open.push(batch.split_off(at));
             }
             let failed = match self.attempt(receiver, &batch).await? {
                 Tried::Committed => continue,
@@ -240,6 +249,18 @@ impl Consumer {
         Ok(())
     }
 
+    /// The first of `batch` whose identity another one of it has with a different body.
+    fn first_other_body(&self, batch: &[Item]) -> Option<usize> {
+        if !self.subscription.deduplicate {
+            return None;
+        }
+        let mut first: HashMap<MessageId, &[u8]> = HashMap::with_capacity(batch.len());
+        batch.iter().position(|item| {
+            let body = item.message.body.as_slice();
+            *first.entry(item.message.id).or_insert(body) != body
+        })
+    }
+
     /// One transaction: marks, effects, messages, and the acknowledgement where the transport can.
     async fn attempt(&self, receiver: &Receiver, batch: &[Item]) -> Result<Tried, Stop> {
         let subscription = &self.subscription;
@@ -250,12 +271,14 @@ impl Consumer {
             .iter()
             .filter(|item| !subscription.deduplicate || seen.insert(item.message.id))
             .collect();
-        let fresh = match self.mark(&tx, &distinct).await {
-            Ok(fresh) => fresh,
+        let (fresh, known) = match self.mark(&mut tx, &distinct).await {
+            Ok(marked) => marked,
             Err(error) => return store_failed(error),
         };
         distinct.retain(|item| fresh.contains(&item.message.id.0));
-        let duplicates = (batch.len() - distinct.len()) as u64;
+        let differing = [Verdict::Handled, Verdict::Retried];
+        let differing = known.values().filter(|verdict| differing.contains(verdict)).count();
+        let duplicates = (batch.len() - distinct.len()).saturating_sub(differing) as u64;
         let ahead = match self.park_behind(&mut tx, distinct).await {
             Ok(ahead) => ahead,
             Err(error) => return store_failed(error),
@@ -306,6 +329,9 @@ impl Consumer {
         failpoint::hit("consumer.acknowledged").await;
         metrics::counter!(metric::INBOX_RECEIVED, "posthaste_verdict" => "new").increment(handled);
         metrics::counter!(metric::INBOX_RECEIVED, "posthaste_verdict" => "duplicate").increment(duplicates);
+        if duplicates > 0 || !known.is_empty() {
+            self.report(batch, &fresh, &known);
+        }
         self.count("ok", handled);
         let committed = now();
         let latency = metrics::histogram!(metric::MESSAGE_LATENCY);
@@ -315,20 +341,55 @@ impl Consumer {
         Ok(Tried::Committed)
     }
 
-    /// Marks `items` as handled; answers the ids that were not.
-    async fn mark(&self, tx: &Tx, items: &[&Item]) -> Result<HashSet<Uuid>, StoreError> {
+    /// Marks `items` as handled. Returns the ids that are to be handled now, and the verdicts on the identities that were
+    /// there.
+    async fn mark(&self, tx: &mut Tx, items: &[&Item]) -> Result<(HashSet<Uuid>, Verdicts), StoreError> {
         if !self.subscription.deduplicate {
-            return Ok(items.iter().map(|item| item.message.id.0).collect());
+            return Ok((items.iter().map(|item| item.message.id.0).collect(), Verdicts::new()));
         }
+        let name = &self.subscription.name;
         let messages = || items.iter().map(|item| item.message.as_ref());
         #[cfg(feature = "explore")]
         if mutant!(MarkOutsideTransaction) {
-            let fresh = inbox::mark(tx, &self.subscription.name, messages()).await?;
+            let fresh = inbox::mark(tx, name, messages()).await?;
             tx.commit_and_go_on().await?;
             failpoint::hit("consumer.marked").await;
-            return Ok(fresh);
+            return Ok((fresh, Verdicts::new()));
         }
-        inbox::mark(tx, &self.subscription.name, messages()).await
+        let mut fresh = inbox::mark(tx, name, messages()).await?;
+        if fresh.len() == items.len() {
+            return Ok((fresh, Verdicts::new()));
+        }
+        let repeated: Vec<&Message> = messages().filter(|message| !fresh.contains(&message.id.0)).collect();
+        let verdicts = identity_rows::admit(tx, name, &repeated).await?;
+        let are = |verdict: Verdict| {
+            let all = repeated.iter().copied();
+            all.filter(|message| verdicts.get(&message.id) == Some(&verdict))
+                .collect::<Vec<_>>()
+        };
+        for message in are(Verdict::Retried) {
+            inbox::keep_aside(tx, name, message).await?;
+        }
+        let corrections = are(Verdict::Dead).into_iter();
+        fresh.extend(inbox::mark(tx, name, corrections).await?);
+        Ok((fresh, verdicts))
+    }
+
+    /// Says of the committed `batch` what was a repeat, and what only seemed to be one.
+    fn report(&self, batch: &[Item], fresh: &HashSet<Uuid>, known: &Verdicts) {
+        let name = &self.subscription.name;
+        let mut seen = HashSet::with_capacity(batch.len());
+        for item in batch {
+            let id = item.message.id;
+            let again = !seen.insert(id);
+            match known.get(&id).copied() {
+                Some(verdict) if verdict != Verdict::Repeat && !again => {
+                    identity::report(name, &item.message, Some(item.rule), verdict);
+                }
+                _ if again || !fresh.contains(&id.0) => identity::report_repeat(name, &item.message, item.rule),
+                _ => {}
+            }
+        }
     }
 
     /// Parks those of `fresh` that have to queue behind parked rows of their key; answers the others.

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use std::time::Duration;
 
 use crate::handle::Subscription;
+use crate::identity;
 use crate::message::{Message, MessageId};
 use crate::store::inbox_rows::{self, Fate};
 use crate::store::{Store, StoreError, Tx, dead_letter_rows, outbox_rows};
@@ -184,8 +185,11 @@ pub(crate) async fn bury(
             }
         }
     }
+    // A correction of it, should that one die too, has the same id and is told of by messages of its own.
+    let hash = identity::body_hash(&message.body);
+    let told_of = format!("{} {}", subscription.name, identity::set_aside(message.id, &hash));
     for (copy, n) in told.iter_mut().zip(0u32..) {
-        copy.id = message.id.derive(&subscription.name, u32::MAX - n);
+        copy.id = message.id.derive(&told_of, u32::MAX - n);
         copy.causation_id = Some(message.id.to_string());
         copy.correlation_id.clone_from(&message.correlation_id);
     }

@@ -42,6 +42,7 @@ pub mod handle;
 mod handle_outside;
 mod held_back;
 pub mod idempotency;
+mod identity;
 mod invoke;
 mod lease;
 pub mod mediator;

@@ -15,8 +15,8 @@ use crate::telemetry;
 
 /// Identity of a message; duplicates are recognised by (subscription, message id).
 ///
-/// Ids that posthaste makes are UUIDv7. Foreign ids that are no UUID map to a UUIDv5, so that any
-/// producer's own id still recognises its duplicates, however long it is.
+/// Ids that posthaste makes are UUIDv7. What other producers give maps to a UUIDv5 (`identity.rs` has the table), so
+/// that their own ids, however long, still recognise duplicates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MessageId(pub Uuid);

@@ -27,4 +27,5 @@ pub const CORE_MIGRATIONS: &[Migration] = &[
     step!(1, "core tables", "0001_core"),
     step!(2, "inbox statuses", "0002_inbox_statuses"),
     step!(3, "dead outbox rows", "0003_dead_outbox"),
+    step!(6, "body hashes", "0006_body_hashes"),
 ];

@@ -59,6 +59,7 @@ impl Consumer {
                 let bare = Item {
                     tag: item.tag,
                     message: Arc::new(item.message.bare()),
+                    rule: item.rule,
                 };
                 self.bury_whole(receiver, &bare, attempts, &error).await
             }

@@ -19,7 +19,8 @@ pub mod metric {
     pub const OUTBOX_PENDING: &str = "posthaste_outbox_pending";
     /// Gauge, s: age of the oldest pending outbox row.
     pub const OUTBOX_OLDEST: &str = "posthaste_outbox_oldest_age_seconds";
-    /// Counter: deliveries by `posthaste_verdict` (`new`, `duplicate`, `rejected`).
+    /// Counter: deliveries by `posthaste_verdict` (`new`, `duplicate`, `rejected`, and `conflict`: an identity
+    /// that came again with other bytes).
     pub const INBOX_RECEIVED: &str = "posthaste_inbox_received_total";
     /// Counter: handler attempts by `posthaste_handler` and `posthaste_outcome` (`ok`, `retry`, `dead`).
     pub const ATTEMPTS: &str = "posthaste_handler_attempts_total";

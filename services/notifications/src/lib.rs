@@ -21,11 +21,14 @@ use utoipa_axum::routes;
 use record_event::RecordEvent;
 use record_foreign_events::{RecordForeignEvents, Recorded};
 
+/// Its name, and the source of the events that it publishes.
+const NAME: &str = "notifications";
+
 /// The service, for a host to run.
 pub fn service() -> Service {
     Service {
         version: env!("CARGO_PKG_VERSION"),
-        ..Service::new("notifications", build).with(MIGRATIONS)
+        ..Service::new(NAME, build).with(MIGRATIONS)
     }
 }
 

@@ -106,7 +106,7 @@ impl<E: Recorded> HandleBatch<E> for RecordForeignEvents {
         let mut rows = Vec::with_capacity(events.len());
         for Received { event, message } in events {
             rows.push(NewEvent {
-                id: message.id.0,
+                id: message.id.in_table(&message.topic),
                 user_id: event.user(&message),
                 event_type: E::TOPIC.to_owned(),
                 message: event.sentence(),

@@ -2,6 +2,7 @@
 
 pub mod carry_messages;
 pub mod handle_messages;
+pub mod identify_messages;
 pub mod keep_rows;
 mod suite;
 

@@ -162,7 +162,7 @@ impl Suite {
         })
     }
 
-    fn subscription(&self, ordered: bool) -> Subscription {
+    pub fn subscription(&self, ordered: bool) -> Subscription {
         self.with_rules(Subscription::new::<Work, _>(NAME, &self.topic, Worker), ordered)
     }
 

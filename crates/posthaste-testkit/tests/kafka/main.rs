@@ -3,6 +3,7 @@
 
 mod break_broker;
 mod foreign_client;
+mod identify;
 mod move_partition;
 mod share_group;
 #[path = "../rabbitmq/shop.rs"]

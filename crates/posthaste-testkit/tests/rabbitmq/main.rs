@@ -3,6 +3,7 @@
 
 mod break_server;
 mod foreign_client;
+mod identify;
 mod limit_messages;
 mod shop;
 mod use_queues;

@@ -27,6 +27,22 @@ impl Event for Sale {
     const TOPIC: &'static str = "sale";
 }
 
+/// With a key of its own in the body.
+#[derive(Serialize, Deserialize)]
+pub struct KeyedSale {
+    pub n: i64,
+    pub key: String,
+}
+
+impl Event for KeyedSale {
+    const TYPE: &'static str = "sale";
+    const TOPIC: &'static str = "sale";
+
+    fn dedup_key(&self) -> Option<String> {
+        Some(self.key.clone())
+    }
+}
+
 /// In order per key.
 #[derive(Serialize, Deserialize)]
 pub struct Step {
@@ -48,6 +64,12 @@ struct Book;
 
 impl Handle<Sale> for Book {
     async fn handle(&self, sale: Sale, cx: &mut Cx<'_>) -> Handled {
+        effect(cx, "", sale.n).await
+    }
+}
+
+impl Handle<KeyedSale> for Book {
+    async fn handle(&self, sale: KeyedSale, cx: &mut Cx<'_>) -> Handled {
         effect(cx, "", sale.n).await
     }
 }
@@ -107,6 +129,14 @@ impl Shop {
         // Tests run at a time; a group of their own keeps them apart.
         subscription.group = Some(self.topic.clone());
         subscription
+    }
+
+    /// The same, of messages with a key of their own.
+    #[allow(dead_code, reason = "the tests of Kafka share this file")]
+    pub fn keyed_sales(&self) -> Engine {
+        let mut subscription = Subscription::new::<KeyedSale, _>("shop.sales", &self.topic, Book);
+        subscription.group = Some(self.topic.clone());
+        self.start(vec![subscription])
     }
 
     pub fn steps(&self, batch: usize) -> Engine {

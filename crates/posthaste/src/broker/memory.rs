@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::{BrokerError, Delivery};
+use crate::identity::Given;
 use crate::message::Message;
 
 /// Queues by name; clones share them.
@@ -146,7 +147,7 @@ impl MemoryReceiver {
                 unsettled.insert(tag, message.clone());
                 Delivery {
                     tag,
-                    has_id: true,
+                    given: Given::Unique(message.id.0),
                     message,
                     redelivered,
                 }

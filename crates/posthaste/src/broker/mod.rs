@@ -9,6 +9,7 @@ mod sql;
 use std::time::Duration;
 
 use crate::handle::Subscription;
+use crate::identity::Given;
 use crate::lease::Keeper;
 use crate::message::Message;
 use crate::store::{Store, StoreError, Tx};
@@ -173,8 +174,8 @@ impl Broker {
 pub(crate) struct Delivery {
     /// What the transport knows it by.
     pub tag: i64,
-    /// `false`: nobody gave it an id, so one has to be found in the body.
-    pub has_id: bool,
+    /// What came with it to tell it from others; its id follows from that and from the contract.
+    pub given: Given,
     pub message: Message,
     /// It may have been handed out before: handled alone, its attempt written first.
     pub redelivered: bool,

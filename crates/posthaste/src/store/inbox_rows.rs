@@ -7,7 +7,9 @@ use sea_orm::Value;
 use uuid::Uuid;
 
 use crate::envelope;
+use crate::identity::{self, Verdict, body_hash};
 use crate::message::{Message, MessageId};
+use crate::store::identity_rows;
 use crate::store::{Column, Dialect, Insert, OnConflict, Row, Store, StoreError, Tx, Wake};
 
 const MARK: Insert = Insert {
@@ -18,6 +20,7 @@ const MARK: Insert = Insert {
         Column::Plain("event_type"),
         Column::Plain("status"),
         Column::Plain("correlation_id"),
+        Column::Plain("body_hash"),
         Column::Now("received_at"),
         Column::Now("processed_at"),
     ],
@@ -47,6 +50,7 @@ pub(crate) async fn mark<'m>(
             Value::from(message.event_type.as_str()),
             "processed".into(),
             Value::String(message.correlation_id.clone()),
+            Value::Bytes(Some(body_hash(&message.body).to_vec())),
         ]
     });
     Ok(MARK.run(tx, rows.collect()).await?.into_iter().collect())
@@ -118,7 +122,7 @@ impl Fate<'_> {
 }
 
 /// Writes `message`, of which the inbox knows nothing, as parked or dead after `attempts` attempts. If
-/// the inbox has it, it was a duplicate and what is known stays: `false`.
+/// the inbox has its identity, what is known stays, except a dead letter that this one corrects: `false`.
 pub(crate) async fn settle_new(
     tx: &mut Tx,
     subscription: &str,
@@ -126,12 +130,45 @@ pub(crate) async fn settle_new(
     attempts: u32,
     fate: Fate<'_>,
 ) -> Result<bool, StoreError> {
+    if insert(tx, subscription, message, attempts, &fate).await? {
+        return Ok(true);
+    }
+    let verdicts = identity_rows::admit(tx, subscription, &[message]).await?;
+    let verdict = verdicts.get(&message.id).copied().unwrap_or(Verdict::Repeat);
+    identity::report(subscription, message, None, verdict);
+    match verdict {
+        Verdict::Dead => insert(tx, subscription, message, attempts, &fate).await,
+        Verdict::Retried => keep_aside(tx, subscription, message).await.map(|()| false),
+        Verdict::Repeat | Verdict::Handled => Ok(false),
+    }
+}
+
+/// Keeps `message` as a dead letter beside the one that has its identity and is being retried.
+pub(crate) async fn keep_aside(tx: &mut Tx, subscription: &str, message: &Message) -> Result<(), StoreError> {
+    let mut aside = message.clone();
+    aside.id = identity::set_aside(message.id, &body_hash(&message.body));
+    let error = format!(
+        "another message with the same identity ({}) and a different body is being retried",
+        message.id
+    );
+    insert(tx, subscription, &aside, 0, &Fate::Dead { error: &error })
+        .await
+        .map(drop)
+}
+
+async fn insert(
+    tx: &mut Tx,
+    subscription: &str,
+    message: &Message,
+    attempts: u32,
+    fate: &Fate<'_>,
+) -> Result<bool, StoreError> {
     let (status, after, error) = fate.columns();
     let sql = "INSERT INTO inbox_messages (subscription, message_id, event_type, status, correlation_id, received_at, topic, \
-            message_key, headers, body, attempts, parked_seq, due_at, first_failed_at, last_failed_at, error) \
+            message_key, headers, body, attempts, parked_seq, due_at, first_failed_at, last_failed_at, error, body_hash) \
         VALUES ($1, $2, $3, $4, $5, {now}, $6, $7, $8, $9, $10, {next_parked:$1,$7}, \
             CASE WHEN {int:$11} < 0 THEN NULL ELSE {after:$11} END, \
-            CASE WHEN $12 = 1 THEN {now} END, CASE WHEN $12 = 1 THEN {now} END, $13)";
+            CASE WHEN $12 = 1 THEN {now} END, CASE WHEN $12 = 1 THEN {now} END, $13, $14)";
     let values = vec![
         subscription.into(),
         tx.dialect().uuid(message.id.0),
@@ -147,6 +184,7 @@ pub(crate) async fn settle_new(
         Value::from(if status == "dead" { -1 } else { after }),
         Value::from(i32::from(error.is_some())),
         Value::String(error),
+        Value::Bytes(Some(body_hash(&message.body).to_vec())),
     ];
     let inserted = match tx.dialect() {
         // Its count of rows does not tell a new one from one that was there; a duplicate undoes only itself.

@@ -9,6 +9,7 @@ pub(crate) mod dead_outbox_rows;
 mod dialect;
 mod gate;
 pub(crate) mod idempotency_rows;
+pub(crate) mod identity_rows;
 pub(crate) mod inbox_rows;
 mod insert;
 pub(crate) mod lease_rows;

@@ -6,6 +6,7 @@ use crate::PARTITIONS;
 use crate::broker::Delivery;
 use crate::envelope;
 use crate::floor::Floor;
+use crate::identity::Given;
 use crate::message::{Message, MessageId};
 use crate::store::{Column, Insert, OnConflict, Row, SNAPSHOT, Snapshot, Store, StoreError, Tx, Wake};
 
@@ -77,17 +78,24 @@ fn delivery(row: &Row) -> Result<(i64, Delivery), StoreError> {
     // be read would keep all those behind it waiting.
     let id = row.uuid("message_id").ok().map(MessageId);
     let text = |column: &str| row.get::<Option<String>>(column).ok().flatten();
+    let headers = text("headers");
+    let given = match id {
+        // A row of a publisher of ours has headers, and its id is the CloudEvents one.
+        Some(id) if headers.is_some() => Given::event(&id.to_string()),
+        Some(id) => Given::id(&id.to_string()),
+        None => Given::Nothing,
+    };
     let message = envelope::decode(
         id.unwrap_or_default(),
         row.get("topic")?,
         text("event_type"),
         text("message_key"),
-        text("headers").as_deref(),
+        headers.as_deref(),
         body(row),
     );
     let delivery = Delivery {
         tag: row.get("seq")?,
-        has_id: id.is_some(),
+        given,
         message,
         redelivered: false,
     };

@@ -136,12 +136,12 @@ impl Poller {
             match consumer.poll(wait) {
                 None => {}
                 Some(Ok(record)) => {
-                    let (message, has_id) = message_of(&record, &self.topic);
+                    let (message, given) = message_of(&record, &self.topic);
                     let offset = record.offset();
                     let record_of = Record {
                         offset,
                         message,
-                        has_id,
+                        given,
                     };
                     if self.shared.state().arrived(record.partition(), record_of) {
                         tracing::error!(

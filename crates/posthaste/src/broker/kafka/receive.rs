@@ -200,7 +200,7 @@ impl State {
                 self.turn = number + 1;
                 taken.push(Delivery {
                     tag: self.last_tag,
-                    has_id: record.has_id,
+                    given: record.given,
                     message: record.message,
                     redelivered,
                 });

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::identity::Given;
 use crate::message::Message;
 
 /// A record that has come.
@@ -10,8 +11,7 @@ use crate::message::Message;
 pub(super) struct Record {
     pub offset: i64,
     pub message: Message,
-    /// Its producer gave it an id.
-    pub has_id: bool,
+    pub given: Given,
 }
 
 /// An assigned partition, from its assignment to its end.
@@ -166,7 +166,7 @@ mod tests {
         Record {
             offset,
             message,
-            has_id: true,
+            given: Given::Nothing,
         }
     }
 

@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use rdkafka::Message as _;
 use rdkafka::message::{BorrowedMessage, Header, Headers, OwnedHeaders};
 
+use crate::identity::Given;
 use crate::message::{Message, MessageId, now};
 
 const CONTENT_TYPE: &str = "content-type";
@@ -56,23 +57,28 @@ fn is_attribute(name: &str) -> bool {
     name.starts_with("ce_") || name == CONTENT_TYPE
 }
 
-/// The message in a record, and whether its producer gave it an id. Whatever the bytes are, this
+/// The message in a record, and what it is known by: its producer's id, or its place. Whatever the bytes are, this
 /// answers: the body decides what becomes of them.
-pub(super) fn message_of(record: &BorrowedMessage<'_>, topic: &str) -> (Message, bool) {
+pub(super) fn message_of(record: &BorrowedMessage<'_>, topic: &str) -> (Message, Given) {
     // rdkafka panics at a header whose name is not UTF-8.
     let read = AssertUnwindSafe(|| record.headers().map(texts).unwrap_or_default());
     let headers = catch_unwind(read).unwrap_or_default();
     let millis = record.timestamp().to_millis();
     let written = millis.and_then(DateTime::from_timestamp_millis);
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    decode(
+    let (message, given) = decode(
         headers,
         topic,
         record.key().map(lossy),
         written,
         // No value is no body: a tombstone is nobody's contract.
         record.payload().unwrap_or_default().to_vec(),
-    )
+    );
+    let place = || Given::Place {
+        partition: record.partition(),
+        offset: record.offset(),
+    };
+    (message, given.or_else(place))
 }
 
 fn texts(headers: &impl Headers) -> BTreeMap<String, String> {
@@ -90,7 +96,7 @@ fn decode(
     key: Option<String>,
     written: Option<DateTime<Utc>>,
     body: Vec<u8>,
-) -> (Message, bool) {
+) -> (Message, Given) {
     let time = |text: String| {
         let read = DateTime::parse_from_rfc3339(&text).ok()?;
         Some(read.to_utc().trunc_subsecs(6))
@@ -110,9 +116,10 @@ fn decode(
     let content_type = headers.remove(CONTENT_TYPE);
     // Other producers say the same without the prefix, and the handler may want to see it there.
     let plain = |name: &str| headers.get(name).cloned();
-    let id = id.or_else(|| plain("event_id")).filter(|id| !id.is_empty());
+    let of_attribute = id.map_or(Given::Nothing, |id| Given::event(&id));
+    let given = of_attribute.or_else(|| plain("event_id").map_or(Given::Nothing, |id| Given::id(&id)));
     let message = Message {
-        id: id.as_deref().map_or_else(MessageId::default, MessageId::from_foreign),
+        id: MessageId(uuid::Uuid::nil()),
         source: source.or_else(|| plain("source_service")).unwrap_or_default(),
         event_type: event_type.or_else(|| plain("event_type")).unwrap_or_default(),
         topic: topic.to_owned(),
@@ -128,7 +135,7 @@ fn decode(
         headers,
         body,
     };
-    (message, id.is_some())
+    (message, given)
 }
 
 #[cfg(test)]
@@ -158,8 +165,9 @@ mod tests {
     fn every_attribute_comes_back() {
         let sent = message();
         let headers = texts(&headers_of(&sent));
-        let (back, has_id) = decode(headers, "t", sent.key.clone(), None, sent.body.clone());
-        assert!(has_id);
+        let (mut back, given) = decode(headers, "t", sent.key.clone(), None, sent.body.clone());
+        assert_eq!(given, Given::Unique(sent.id.0));
+        back.id = sent.id;
         assert_eq!(back, sent);
     }
 
@@ -185,12 +193,11 @@ mod tests {
         ];
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let written = DateTime::from_timestamp_millis(4_102_444_800_000);
-        let (message, has_id) = decode(headers.into(), "t", None, written, Vec::new());
-        assert!(has_id);
-        assert_eq!(message.id, MessageId::from_foreign("evt-1"));
+        let (message, given) = decode(headers.into(), "t", None, written, Vec::new());
+        assert_eq!(given, Given::Id("evt-1".to_owned()));
         assert_eq!(message.event_type, "Sent");
         assert_eq!(message.source, "elsewhere");
         assert_eq!(Some(message.time), written);
-        assert!(!decode(BTreeMap::new(), "t", None, None, Vec::new()).1);
+        assert_eq!(decode(BTreeMap::new(), "t", None, None, Vec::new()).1, Given::Nothing);
     }
 }

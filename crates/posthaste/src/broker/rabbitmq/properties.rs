@@ -6,6 +6,7 @@ use lapin::BasicProperties;
 use lapin::message::Delivery as Arrived;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
+use crate::identity::Given;
 use crate::message::{Message, MessageId, now};
 
 const PERSISTENT: u8 = 2;
@@ -89,8 +90,8 @@ impl Headers {
     }
 }
 
-/// The message that arrived for `topic`, and whether its producer gave it an id.
-pub(super) fn decode(arrived: Arrived, topic: &str, ordered: bool) -> (Message, bool) {
+/// The message that arrived for `topic`, and what its producer gave it to be known by.
+pub(super) fn decode(arrived: Arrived, topic: &str, ordered: bool) -> (Message, Given) {
     let properties = &arrived.properties;
     let mut message = Message {
         id: MessageId(uuid::Uuid::nil()),
@@ -109,7 +110,7 @@ pub(super) fn decode(arrived: Arrived, topic: &str, ordered: bool) -> (Message, 
         headers: std::collections::BTreeMap::new(),
         body: Vec::new(),
     };
-    let mut id = own(properties.message_id());
+    let mut given = Given::Nothing;
     let headers = properties.headers().as_ref().map(FieldTable::inner);
     for (name, value) in headers.into_iter().flatten() {
         let Some(text) = text(value) else { continue };
@@ -117,7 +118,7 @@ pub(super) fn decode(arrived: Arrived, topic: &str, ordered: bool) -> (Message, 
         let attribute = name.strip_prefix(PREFIX).or_else(|| name.strip_prefix(OTHER_PREFIX));
         match attribute {
             Some("specversion") => {}
-            Some("id") => id = id.or((!text.is_empty()).then_some(text)),
+            Some("id") => given = given.or_else(|| Given::event(&text)),
             Some("source") => message.source = text,
             Some("type") => message.event_type = text,
             Some("time") => message.time = time(value, &text).unwrap_or(message.time),
@@ -133,24 +134,26 @@ pub(super) fn decode(arrived: Arrived, topic: &str, ordered: bool) -> (Message, 
             }
         }
     }
-    if let Some(id) = &id {
-        message.id = MessageId::from_foreign(id);
-    }
+    given = given.or_else(|| of_property(properties));
     message.body = arrived.data;
-    (message, id.is_some())
+    (message, given)
 }
 
-/// The id that the producer gave, if it did.
-pub(super) fn id(arrived: &Arrived) -> Option<MessageId> {
+/// What its reader may tell the delivery by while it is in hand.
+pub(super) fn hint(arrived: &Arrived) -> Option<MessageId> {
     let properties = &arrived.properties;
-    let of_header = || {
-        let headers = properties.headers().as_ref()?.inner();
-        [PREFIX, OTHER_PREFIX]
-            .into_iter()
-            .find_map(|prefix| text(headers.get(format!("{prefix}id").as_str())?).filter(|id| !id.is_empty()))
+    let headers = properties.headers().as_ref().map(FieldTable::inner);
+    let of_header = |prefix: &str| {
+        let id = headers.and_then(|headers| text(headers.get(format!("{prefix}id").as_str())?));
+        id.map_or(Given::Nothing, |id| Given::event(&id))
     };
-    let id = own(properties.message_id()).or_else(of_header)?;
-    Some(MessageId::from_foreign(&id))
+    let given = of_header(PREFIX).or_else(|| of_header(OTHER_PREFIX));
+    given.or_else(|| of_property(properties)).hint()
+}
+
+fn of_property(properties: &BasicProperties) -> Given {
+    let id = properties.message_id().as_ref();
+    id.map_or(Given::Nothing, |id| Given::id(id.as_str()))
 }
 
 fn own(value: &Option<ShortString>) -> Option<String> {
@@ -203,6 +206,7 @@ mod tests {
     use lapin::{BasicProperties, types::ShortString};
 
     use super::{decode, encode};
+    use crate::identity::Given;
     use crate::message::{Message, MessageId};
 
     fn arrived(properties: BasicProperties, data: Vec<u8>) -> Arrived {
@@ -224,7 +228,10 @@ mod tests {
         sent.expires_at = Some(crate::message::now());
         sent.headers.insert("x-one".to_owned(), "ü".to_owned());
         let properties = encode(&sent, 100_000).unwrap();
-        assert_eq!(decode(arrived(properties, sent.body.clone()), "q", false), (sent, true));
+        let (mut back, given) = decode(arrived(properties, sent.body.clone()), "q", false);
+        assert_eq!(given, Given::Unique(sent.id.0));
+        back.id = sent.id;
+        assert_eq!(back, sent);
     }
 
     #[test]
@@ -244,8 +251,8 @@ mod tests {
 
     #[test]
     fn a_body_alone_is_a_message_without_id() {
-        let (message, has_id) = decode(arrived(BasicProperties::default(), b"{}".to_vec()), "q", false);
-        assert!(!has_id);
+        let (message, given) = decode(arrived(BasicProperties::default(), b"{}".to_vec()), "q", false);
+        assert_eq!(given, Given::Nothing);
         assert_eq!(
             (message.content_type.as_str(), message.body.as_slice()),
             (super::JSON, &b"{}"[..])
@@ -274,9 +281,8 @@ mod tests {
         let properties = BasicProperties::default()
             .with_headers(headers)
             .with_timestamp(u64::MAX);
-        let (message, has_id) = decode(arrived(properties, vec![0xff]), "q", false);
-        assert!(has_id);
-        assert_eq!(message.id, MessageId::from_foreign("7"));
+        let (message, given) = decode(arrived(properties, vec![0xff]), "q", false);
+        assert_eq!(given, Given::Event("7".to_owned()));
         assert_eq!(message.subject.as_deref(), Some("s"));
         assert_eq!(
             (message.source.as_str(), message.key, message.expires_at),
@@ -294,20 +300,19 @@ mod tests {
             .with_headers(headers)
             .with_message_id("".into());
         let arrived = arrived(properties, vec![]);
-        assert_eq!(super::id(&arrived), None);
-        assert!(!decode(arrived, "q", false).1);
+        assert_eq!(super::hint(&arrived), None);
+        assert_eq!(decode(arrived, "q", false).1, Given::Nothing);
     }
 
     #[test]
-    fn the_message_id_goes_before_the_header() {
+    fn the_attribute_goes_before_the_property() {
         let mut headers = FieldTable::default();
-        headers.insert("cloudEvents_id".into(), AMQPValue::LongString("other".into()));
-        let properties = BasicProperties::default()
-            .with_headers(headers)
-            .with_message_id("mine".into());
-        assert_eq!(
-            decode(arrived(properties, vec![]), "q", false).0.id,
-            MessageId::from_foreign("mine")
-        );
+        headers.insert("cloudEvents_id".into(), AMQPValue::LongString("event".into()));
+        let property = BasicProperties::default().with_message_id("mine".into());
+        let both = arrived(property.clone().with_headers(headers), vec![]);
+        assert_eq!(super::hint(&both), Some(MessageId::from_foreign("event")));
+        assert_eq!(decode(both, "q", false).1, Given::Event("event".to_owned()));
+        let alone = arrived(property, vec![]);
+        assert_eq!(decode(alone, "q", false).1, Given::Id("mine".to_owned()));
     }
 }

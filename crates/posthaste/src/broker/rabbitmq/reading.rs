@@ -246,7 +246,7 @@ impl Reading {
             .flatten()
             .collect();
         while let Some(Some(arrival)) = self.arrivals.next().now_or_never() {
-            ids.extend(arrival.arrived.as_ref().and_then(properties::id));
+            ids.extend(arrival.arrived.as_ref().and_then(properties::hint));
         }
         ids
     }

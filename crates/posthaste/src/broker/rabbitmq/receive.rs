@@ -164,14 +164,16 @@ impl RabbitmqReceiver {
             };
             let delivery_tag = arrived.delivery_tag;
             let redelivered = arrived.redelivered;
-            let (message, has_id) = properties::decode(arrived, &self.queue, partition);
+            let (message, given) = properties::decode(arrived, &self.queue, partition);
+            let hint = given.hint();
             let Some(reading) = self.reading(epoch) else { continue };
-            let tag = reading.received(delivery_tag, has_id.then_some(message.id));
+            let tag = reading.received(delivery_tag, hint);
             // With order asked for, the ones in hand must not go ahead of others that came back with them.
-            let survived = !self.ordered && has_id && redelivered && self.survived.remove(&message.id);
+            let known = hint.is_some_and(|hint| redelivered && self.survived.remove(&hint));
+            let survived = !self.ordered && known;
             deliveries.push(Delivery {
                 tag,
-                has_id,
+                given,
                 message,
                 redelivered: redelivered && !survived,
             });
