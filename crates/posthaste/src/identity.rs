@@ -3,10 +3,9 @@
 //!
 //! | what the message has | [`Rule`] | identity |
 //! |---|---|---|
-//! | CloudEvents `id` that is a UUID (all of posthaste's own) | `source_and_id` | that UUID: it is unique without its source |
-//! | CloudEvents `source` and `id` | `source_and_id` | hash of both |
+//! | CloudEvents `source` and `id` | `source_and_id` | the id if it is a UUID (all of posthaste's own), which is unique by itself; else a hash of both |
 //! | a key of the contract in its body ([`crate::Event::dedup_key`]) | `contract_key` | the key: a UUID as it is, another one hashed |
-//! | an id alone: AMQP `message_id`, Kafka header `event_id`, the column `message_id` of a row written by hand | `id_and_bytes` | hash of the id and the body |
+//! | an id alone: AMQP `message_id`, Kafka header `event_id`, the column `message_id` of a row written by hand, a CloudEvents `id` without its source | `id_and_bytes` | hash of the id and the body |
 //! | a place in a log: a Kafka record without any of these | `place_and_bytes` | hash of topic, partition, offset and body |
 //! | nothing | `bytes` | hash of the body |
 //!
@@ -35,9 +34,9 @@ const ROW: Uuid = Uuid::from_u128(0xe42d_905c_38b7_41fa_8e16_c7a0_5db3_f96b);
 /// What came with a message to tell it from others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Given {
-    /// A CloudEvents `id` that is a UUID.
+    /// A CloudEvents `id` that is a UUID; it counts where the message has a source.
     Unique(Uuid),
-    /// Another CloudEvents `id`; it counts together with the message's source.
+    /// Another CloudEvents `id`; it counts together with the source.
     Event(String),
     /// An id outside of the CloudEvents attributes.
     Id(String),
@@ -112,18 +111,22 @@ impl Rule {
 /// The identity of `message`, to which its transport gave `given`; `key` finds the contract's own key in its body.
 pub(crate) fn identify(given: &Given, message: &Message, key: impl FnOnce() -> Option<String>) -> (MessageId, Rule) {
     match given {
-        Given::Unique(id) => return (MessageId(*id), Rule::SourceAndId),
+        Given::Unique(id) if !message.source.is_empty() => return (MessageId(*id), Rule::SourceAndId),
         Given::Event(id) if !message.source.is_empty() => {
             let id = hashed(EVENT, &[message.source.as_bytes(), id.as_bytes()]);
             return (id, Rule::SourceAndId);
         }
-        Given::Event(_) | Given::Id(_) | Given::Place { .. } | Given::Nothing => {}
+        Given::Unique(_) | Given::Event(_) | Given::Id(_) | Given::Place { .. } | Given::Nothing => {}
     }
     if let Some(key) = key() {
         return (MessageId::from_foreign(&key), Rule::ContractKey);
     }
     match given {
         // Without its source a CloudEvents id is an id like any other.
+        Given::Unique(id) => (
+            hashed(ID, &[id.to_string().as_bytes(), &message.body]),
+            Rule::IdAndBytes,
+        ),
         Given::Event(id) | Given::Id(id) => (hashed(ID, &[id.as_bytes(), &message.body]), Rule::IdAndBytes),
         Given::Place { partition, offset } => {
             let place = [
@@ -134,7 +137,7 @@ pub(crate) fn identify(given: &Given, message: &Message, key: impl FnOnce() -> O
             ];
             (hashed(PLACE, &place), Rule::PlaceAndBytes)
         }
-        Given::Unique(_) | Given::Nothing => (MessageId::of_body(&message.body), Rule::Bytes),
+        Given::Nothing => (MessageId::of_body(&message.body), Rule::Bytes),
     }
 }
 
@@ -259,7 +262,9 @@ mod tests {
             offset: 7,
         };
         for (given, source, key, rule) in [
-            (Given::event(&unique.to_string()), "", Some("k"), Rule::SourceAndId),
+            (Given::event(&unique.to_string()), "/a", Some("k"), Rule::SourceAndId),
+            (Given::event(&unique.to_string()), "", Some("k"), Rule::ContractKey),
+            (Given::event(&unique.to_string()), "", None, Rule::IdAndBytes),
             (event.clone(), "/a", Some("k"), Rule::SourceAndId),
             (event.clone(), "", Some("k"), Rule::ContractKey),
             (bare.clone(), "/a", Some("k"), Rule::ContractKey),

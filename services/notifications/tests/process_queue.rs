@@ -13,6 +13,7 @@ use uuid::Uuid;
 on_each_database!(
     bytes_that_are_no_event_become_dead_letters_and_cost_only_themselves,
     a_bare_body_put_into_the_queue_by_hand_is_recorded_once,
+    one_id_on_two_queues_is_two_events,
     the_database_refusing_a_row_delays_only_that_row,
     events_of_other_services_are_recorded_for_their_user,
 );
@@ -81,6 +82,24 @@ async fn a_bare_body_put_into_the_queue_by_hand_is_recorded_once(database: TestD
     service.queue_is_empty().await?;
     // No envelope, no id: equal bytes are one message.
     count_is(&service, "processed_events", 1).await?;
+    service.stop().await
+}
+
+async fn one_id_on_two_queues_is_two_events(database: TestDatabase) -> Result<()> {
+    let service = RunningService::start(notifications::service(), &database).await?;
+    let id = service.store().dialect().uuid(Uuid::now_v7());
+    let event = json!({"user_id": USER, "event_type": "t", "message": "m", "payload": null}).to_string();
+    let failed = json!({"orderId": "o-42", "reason": "R", "errorDetails": "d"}).to_string();
+    for (topic, body) in [("notification_events", event), ("order.failed", failed)] {
+        // With a source, and by hand without one.
+        for headers in [Some(r#"{"source":"https://shop.example"}"#), None] {
+            let sql = "INSERT INTO queue_messages (topic, message_id, headers, body) VALUES ($1, $2, $3, $4)";
+            let body = body.clone().into_bytes();
+            let values = vec![topic.into(), id.clone(), headers.into(), body.into()];
+            service.store().execute(sql, values).await?;
+        }
+    }
+    count_is(&service, "processed_events", 4).await?;
     service.stop().await
 }
 

@@ -13,6 +13,7 @@ use crate::wait_until;
 fn under(suite: &Suite, first: &Message, work: &Work) -> Result<Message> {
     let mut message = Message::of(work)?;
     message.topic.clone_from(&suite.topic);
+    message.source.clone_from(&first.source);
     message.id = first.id;
     Ok(message)
 }

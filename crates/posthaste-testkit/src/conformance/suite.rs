@@ -213,6 +213,7 @@ impl Suite {
     pub fn message(&self, work: &Work) -> Result<Message> {
         let mut message = Message::of(work)?;
         message.topic.clone_from(&self.topic);
+        SERVICE.clone_into(&mut message.source);
         self.await_handled(&message);
         Ok(message)
     }

@@ -79,12 +79,10 @@ fn delivery(row: &Row) -> Result<(i64, Delivery), StoreError> {
     let id = row.uuid("message_id").ok().map(MessageId);
     let text = |column: &str| row.get::<Option<String>>(column).ok().flatten();
     let headers = text("headers");
-    let given = match id {
-        // A row of a publisher of ours has headers, and its id is the CloudEvents one.
-        Some(id) if headers.is_some() => Given::event(&id.to_string()),
-        Some(id) => Given::id(&id.to_string()),
-        None => Given::Nothing,
-    };
+    // The id of a row counts as an event's together with the source, which every publisher of ours writes.
+    let given = id
+        .filter(|id| !id.0.is_nil())
+        .map_or(Given::Nothing, |id| Given::Unique(id.0));
     let message = envelope::decode(
         id.unwrap_or_default(),
         row.get("topic")?,
