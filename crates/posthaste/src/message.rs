@@ -22,7 +22,7 @@ use crate::telemetry;
 pub struct MessageId(pub Uuid);
 
 /// Longer keys are kept as their hash: equal ones stay equal, which is all that order asks for.
-const KEY_BYTES: usize = 512;
+pub(crate) const KEY_BYTES: usize = 512;
 
 const FOREIGN: Uuid = Uuid::from_u128(0x6f0f_9d4e_3c56_4a1b_9d0e_70a5_7e6a_57e1);
 

@@ -104,6 +104,9 @@ async fn stock_clients_read_what_is_published() -> Result<()> {
     Ok(())
 }
 
+/// As schema registries write them.
+const BINARY_KEY: &[u8] = b"\x00\x00\x00\x00\x07\xff\xfe";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_of_foreign_clients_are_handled_or_dead() -> Result<()> {
     let database = TestDatabase::sqlite()?;
@@ -134,7 +137,7 @@ async fn records_of_foreign_clients_are_handled_or_dead() -> Result<()> {
     send(Some(br#"{"n":1}"#), b"\xff\x00key", id).await?;
     send(Some(br#"{"n":1}"#), b"\xff\x00key", id).await?;
     // None of these can ever be handled.
-    send(Some(b"\xff no json"), b"k", &[]).await?;
+    send(Some(b"\xff no json"), BINARY_KEY, &[]).await?;
     send(None, b"k", &[]).await?;
     send(Some(br#"{"n":2}"#), b"k", &[]).await?;
     shop.sold_once(0..3).await?;
@@ -145,6 +148,9 @@ async fn records_of_foreign_clients_are_handled_or_dead() -> Result<()> {
     let copies = read(&format!("{}.dlq", shop.topic), 2).await?;
     let has = |body: &[u8]| copies.iter().any(|copy| copy.payload().unwrap_or_default() == body);
     ensure!(has(b"\xff no json") && has(b""), "{copies:?}");
+    let mut keys: Vec<&[u8]> = copies.iter().filter_map(|copy| copy.key()).collect();
+    keys.sort_unstable();
+    ensure!(keys == [BINARY_KEY, b"k"], "{keys:?}");
     engine.stop(LIMIT).await;
     Ok(())
 }

@@ -46,6 +46,18 @@ async fn records_are_known_by_source_and_id_or_by_their_place() -> Result<()> {
     for (headers, n) in &records {
         send(headers, *n).await?;
     }
+    let structured = r#"{"specversion":"1.0","id":"1","source":"/c","type":"sale","data":{"n":6}}"#;
+    for _ in 0..2 {
+        let headers = OwnedHeaders::new().insert(Header {
+            key: "content-type",
+            value: Some("application/cloudevents+json; charset=utf-8"),
+        });
+        let record = FutureRecord::to(&shop.topic)
+            .key("k")
+            .payload(structured)
+            .headers(headers);
+        producer.send(record, LIMIT).await.map_err(|(error, _)| error)?;
+    }
     send(&[], 1000).await?;
     let engine = shop.sales();
     wait_until("the last effect", LIMIT, || async {
@@ -55,6 +67,6 @@ async fn records_are_known_by_source_and_id_or_by_their_place() -> Result<()> {
     engine.stop(LIMIT).await;
     let mut effects = shop.effects("").await?;
     effects.sort_unstable();
-    ensure!(effects == [1, 2, 3, 4, 5, 5, 1000], "{effects:?}");
+    ensure!(effects == [1, 2, 3, 4, 5, 5, 6, 1000], "{effects:?}");
     Ok(())
 }

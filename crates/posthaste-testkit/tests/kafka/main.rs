@@ -4,7 +4,10 @@
 mod break_broker;
 mod foreign_client;
 mod identify;
+#[path = "../rabbitmq/log.rs"]
+mod log;
 mod move_partition;
+mod odd_logs;
 mod share_group;
 #[path = "../rabbitmq/shop.rs"]
 mod shop;

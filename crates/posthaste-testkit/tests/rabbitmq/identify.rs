@@ -108,3 +108,19 @@ async fn a_refused_body_may_be_corrected_under_its_id() -> Result<()> {
     ];
     effects_of(false, messages, &[1, 2]).await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn structured_events_are_read() -> Result<()> {
+    let structured = || BasicProperties::default().with_content_type("application/cloudevents+json".into());
+    let event = |source: &str, n: i64| {
+        format!(r#"{{"specversion":"1.0","id":"1","source":"{source}","type":"sale","data":{{"n":{n}}}}}"#)
+    };
+    let messages = vec![
+        (structured(), event("/a", 1)),
+        (structured(), event("/b", 2)),
+        (structured(), event("/a", 1)),
+        // The same event in binary mode.
+        (self::event("1", "/b"), sale(2)),
+    ];
+    effects_of(false, messages, &[1, 2]).await
+}

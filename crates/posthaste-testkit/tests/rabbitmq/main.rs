@@ -5,5 +5,7 @@ mod break_server;
 mod foreign_client;
 mod identify;
 mod limit_messages;
+mod log;
+mod odd_queues;
 mod shop;
 mod use_queues;

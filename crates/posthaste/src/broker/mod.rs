@@ -5,6 +5,7 @@ mod kafka;
 pub mod memory;
 mod rabbitmq;
 mod sql;
+mod structured_event;
 
 use std::time::Duration;
 
@@ -129,6 +130,16 @@ impl Broker {
     pub fn learn(&self, subscriptions: &[Subscription]) {
         if let Self::Rabbitmq(broker) = self {
             broker.learn(subscriptions);
+        }
+    }
+
+    /// Makes sure that `queues` exist, which others read, where the transport has queues that may be missing.
+    pub(crate) async fn declare(&self, queues: &[String]) -> Result<(), BrokerError> {
+        match self {
+            Self::Sql(_) | Self::Memory(_) => Ok(()),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(broker) => broker.declare(queues).await,
+            Self::Rabbitmq(broker) => broker.declare(queues).await,
         }
     }
 

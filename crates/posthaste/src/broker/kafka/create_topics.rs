@@ -39,6 +39,14 @@ impl Topics {
 }
 
 impl KafkaBroker {
+    /// Makes sure that `topics` exist, which others read.
+    pub(in crate::broker) async fn declare(&self, topics: &[String]) -> Result<(), BrokerError> {
+        const LIMIT: Duration = Duration::from_secs(10);
+        let (broker, topics, runtime) = (self.clone(), topics.to_vec(), Handle::current());
+        let created = tokio::task::spawn_blocking(move || broker.create_topics(&topics, LIMIT, &runtime));
+        created.await.map_err(failed)?
+    }
+
     /// Creates those of `topics` that do not exist; the answer for each within `limit`. Blocks.
     pub(super) fn create_topics(
         &self,

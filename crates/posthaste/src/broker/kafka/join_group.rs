@@ -10,6 +10,7 @@ use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::poll_topic::Poller;
+use super::track_offsets;
 use super::watch_connection::{log_line, report};
 use crate::telemetry::metric;
 
@@ -39,11 +40,29 @@ impl ClientContext for Member {
         let Some(topic) = statistics.topics.get(&self.0.topic) else {
             return;
         };
-        let state = self.0.shared.state();
-        for (number, partition) in &state.partitions {
-            let end = topic.partitions.get(number).map_or(-1, |partition| partition.ls_offset);
-            if let Some(done) = partition.done_to().filter(|_| end >= 0) {
-                self.lag(*number, (end - done).max(0));
+        let mut state = self.0.shared.state();
+        for (number, partition) in &mut state.partitions {
+            let Some(seen) = topic.partitions.get(number) else {
+                continue;
+            };
+            let deleted = partition.look(&track_offsets::Statistics {
+                low: seen.lo_offset,
+                end: seen.eof_offset,
+                next_fetch: seen.next_offset,
+                queued: i64::try_from(seen.fetchq_cnt).unwrap_or(i64::MAX),
+            });
+            if deleted > 0 {
+                tracing::error!(
+                    topic = self.0.topic,
+                    group = self.0.group,
+                    partition = number,
+                    deleted,
+                    first_kept = seen.lo_offset,
+                    "the cluster deleted records before they were read"
+                );
+            }
+            if let Some(done) = partition.done_to().filter(|_| seen.ls_offset >= 0) {
+                self.lag(*number, (seen.ls_offset - done).max(0));
             }
         }
     }
@@ -80,12 +99,14 @@ impl Member {
             let found = committed
                 .as_ref()
                 .map(|list| list.find_partition(&self.0.topic, *number));
+            let start = found.as_ref().ok().and_then(|found| offset_of(found.as_ref()?));
             let (committed, suspect) = match found {
                 Ok(found) => handover(found.as_ref()),
                 Err(_unknown) => (None, true),
             };
-            state.assign(*number, self.0.window, committed, suspect);
+            state.assign(*number, self.0.window, committed, suspect, start);
         }
+        state.recovered();
         drop(state);
         // librdkafka forgets its own pauses when a partition is taken away, and not those that were asked for.
         if let Err(error) = consumer.resume(partitions) {
@@ -154,6 +175,13 @@ impl Member {
             "messaging_destination_partition_id" => partition.to_string()
         )
         .set(records as f64);
+    }
+}
+
+fn offset_of(found: &TopicPartitionListElem<'_>) -> Option<i64> {
+    match found.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
     }
 }
 

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 
 use super::KafkaBroker;
 use super::join_group::{Member, hold};
-use super::receive::Shared;
+use super::receive::{Shared, Unreadable};
 use super::track_offsets::Record;
 use super::translate_headers::message_of;
+use super::watch_connection::is_unreadable;
 
 /// How long a poll waits while nothing is to be done, and while records are in hand.
 const IDLE: Duration = Duration::from_millis(100);
@@ -138,11 +139,7 @@ impl Poller {
                 Some(Ok(record)) => {
                     let (message, given) = message_of(&record, &self.topic);
                     let offset = record.offset();
-                    let record_of = Record {
-                        offset,
-                        message,
-                        given,
-                    };
+                    let record_of = Record { offset, message, given };
                     if self.shared.state().arrived(record.partition(), record_of) {
                         tracing::error!(
                             topic = self.topic,
@@ -184,6 +181,16 @@ impl Poller {
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                     tracing::warn!(topic = self.topic, "the topic is gone; it is created again");
                     Some(Ended::Anew)
+                }
+                Some(code) if is_unreadable(code) => {
+                    self.shared.state().failed(Unreadable {
+                        topic: self.topic.clone(),
+                        group: self.group.clone(),
+                        code,
+                        advice: advice(code),
+                    });
+                    self.shared.arrived.notify_one();
+                    None
                 }
                 // The client's own error report has seen it.
                 _ => None,
@@ -260,6 +267,16 @@ impl Poller {
         drop(state);
         // The window has moved.
         self.shared.arrived.notify_one();
+    }
+}
+
+fn advice(code: RDKafkaErrorCode) -> &'static str {
+    match code {
+        RDKafkaErrorCode::InconsistentGroupProtocol => {
+            "; another client in this group assigns partitions in another way (posthaste: cooperative-sticky): stop it, or \
+             read with a group of your own"
+        }
+        _ => "",
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::KafkaBroker;
-use super::translate_headers::headers_of;
+use super::translate_headers::{headers_of, key_of};
 use super::watch_connection::{Context, failed};
 use crate::broker::BrokerError;
 use crate::message::Message;
@@ -167,7 +167,8 @@ impl KafkaBroker {
 async fn give(producer: &Producer, message: &Message, end: Instant) -> Result<DeliveryFuture, BrokerError> {
     let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&message.topic).headers(headers_of(message));
     record.payload = Some(&message.body);
-    record.key = message.key.as_deref().map(str::as_bytes);
+    let key = key_of(message);
+    record.key = key.as_deref();
     loop {
         match producer.client().send_result(record) {
             Ok(delivery) => return Ok(delivery),

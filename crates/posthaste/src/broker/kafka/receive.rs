@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
+use rdkafka::error::RDKafkaErrorCode;
+
 use super::KafkaBroker;
 use super::poll_topic::Poller;
 use super::track_offsets::{Partition, Record};
+use super::watch_connection::failed;
 use crate::broker::{BrokerError, Delivery};
 
 /// How long leaving the group and the last commit may take. Later the cluster finds out by itself.
@@ -41,6 +44,28 @@ pub(super) struct State {
     /// The partition whose turn is next.
     turn: i32,
     pub stopping: bool,
+    fault: Option<Fault>,
+    /// The consumer knows of a fault that is over.
+    told_of_fault: bool,
+}
+
+struct Fault {
+    error: Unreadable,
+    /// When the consumer was told of it.
+    told: Option<Instant>,
+}
+
+/// While a fault lasts, so often the consumer is told.
+const TOLD_AGAIN: Duration = Duration::from_secs(5);
+
+/// The cluster answers, and the topic cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{topic} cannot be read by the group {group}: {code}{advice}")]
+pub(super) struct Unreadable {
+    pub topic: String,
+    pub group: String,
+    pub code: RDKafkaErrorCode,
+    pub advice: &'static str,
 }
 
 impl KafkaReceiver {
@@ -65,9 +90,20 @@ impl KafkaReceiver {
             tokio::pin!(arrived);
             // Interest first, look second: an arrival in between is not missed.
             arrived.as_mut().enable();
-            let taken = self.shared.state().take(max);
+            let (taken, news) = {
+                let mut state = self.shared.state();
+                let taken = state.take(max);
+                let news = if taken.is_empty() { state.news() } else { None };
+                (taken, news)
+            };
             if !taken.is_empty() {
                 return Ok(taken);
+            }
+            match news {
+                // Nothing came, and it can be read again.
+                Some(Ok(())) => return Ok(Vec::new()),
+                Some(Err(unreadable)) => return Err(failed(unreadable)),
+                None => {}
             }
             tokio::select! {
                 () = arrived => {}
@@ -163,10 +199,39 @@ impl Shared {
 }
 
 impl State {
-    pub fn assign(&mut self, number: i32, window: i64, committed: Option<i64>, suspect: bool) {
+    pub fn assign(&mut self, number: i32, window: i64, committed: Option<i64>, suspect: bool, start: Option<i64>) {
         self.last_assignment += 1;
-        let partition = Partition::new(self.last_assignment, window, committed, suspect);
+        let partition = Partition::new(self.last_assignment, window, committed, suspect).started_at(start);
         self.partitions.insert(number, partition);
+    }
+
+    /// Nothing can be read, for this reason.
+    pub fn failed(&mut self, error: Unreadable) {
+        let told = self.fault.take().filter(|fault| fault.error.code == error.code);
+        self.fault = Some(Fault {
+            error,
+            told: told.and_then(|fault| fault.told),
+        });
+    }
+
+    /// What could not be read can be.
+    pub fn recovered(&mut self) {
+        if let Some(fault) = self.fault.take() {
+            self.told_of_fault |= fault.told.is_some();
+        }
+    }
+
+    /// What the consumer is to know besides records: a failure, from time to time while it lasts, or its end.
+    fn news(&mut self) -> Option<Result<(), Unreadable>> {
+        if std::mem::take(&mut self.told_of_fault) {
+            return Some(Ok(()));
+        }
+        let fault = self.fault.as_mut()?;
+        if fault.told.is_some_and(|told| told.elapsed() < TOLD_AGAIN) {
+            return None;
+        }
+        fault.told = Some(Instant::now());
+        Some(Err(fault.error.clone()))
     }
 
     /// Whether the log goes on below what was committed of it.
@@ -180,6 +245,7 @@ impl State {
             partition.begin_anew(self.last_assignment);
         }
         partition.arrived(record);
+        self.recovered();
         shrunk
     }
 

@@ -14,6 +14,21 @@ pub(super) struct Record {
     pub given: Given,
 }
 
+/// Gaps that are kept from one look to the next; where every transaction makes one, most tell nothing.
+const GAPS: usize = 1000;
+
+/// What librdkafka's statistics say of a partition; negative where it does not know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Statistics {
+    /// The first offset that is not deleted.
+    pub low: i64,
+    /// The end that a fetch has met.
+    pub end: i64,
+    pub next_fetch: i64,
+    /// Fetched, and not polled yet.
+    pub queued: i64,
+}
+
 /// An assigned partition, from its assignment to its end.
 pub(super) struct Partition {
     /// Tells this assignment of the partition from others: a late acknowledgement of an older one counts nothing.
@@ -28,6 +43,12 @@ pub(super) struct Partition {
     next: Option<i64>,
     /// What the cluster has confirmed, with the note that records above it are in hand.
     committed: Option<i64>,
+    /// What the group had committed when the partition was assigned.
+    start: Option<i64>,
+    /// Offsets that were passed over since the last look at the statistics.
+    gaps: Vec<(i64, i64)>,
+    /// The end of the log at the last look, where everything before it had come.
+    end: Option<i64>,
     /// The holder before may have died with records in hand.
     suspect: bool,
     /// Records below this one may have been in its hand.
@@ -47,10 +68,58 @@ impl Partition {
             in_hand: BTreeMap::new(),
             next: None,
             committed,
+            start: committed,
+            gaps: Vec::new(),
+            end: None,
             suspect,
             suspect_to: i64::MIN,
             revoked: false,
             paused: false,
+        }
+    }
+
+    /// What the group had committed, also where nothing of it is in doubt.
+    pub fn started_at(mut self, offset: Option<i64>) -> Self {
+        self.start = offset;
+        self
+    }
+
+    /// The offset that comes next if none is missing.
+    fn expected(&self) -> Option<i64> {
+        let last = self.waiting.back().map(|last| last.offset + 1);
+        last.or(self.next).or(self.start)
+    }
+
+    /// Takes in what the client's statistics say, every few seconds. Returns how many offsets the cluster had deleted before
+    /// they were read.
+    ///
+    /// Transactions end with a marker, which is never delivered, so the last record does not tell whether the end is
+    /// reached. `next_fetch` equal to `end` says that everything before has been fetched, and `queued` that it has come;
+    /// the parts of the statistics differ in age, so it has to be so twice with nothing between.
+    pub fn look(&mut self, seen: &Statistics) -> i64 {
+        let idle = self.waiting.is_empty() && self.in_hand.is_empty() && !self.revoked && !self.paused;
+        let done = idle && seen.queued == 0 && seen.end > 0 && seen.next_fetch == seen.end;
+        let end = done.then_some(seen.end);
+        if let Some(at) = end.filter(|_| end == self.end) {
+            match self.expected() {
+                Some(expected) if expected >= at => {}
+                expected => {
+                    self.pass_over(expected, at);
+                    self.next = Some(at);
+                }
+            }
+        }
+        self.end = end;
+        let deleted = self
+            .gaps
+            .drain(..)
+            .filter(|(from, to)| (*from + 1..=*to).contains(&seen.low));
+        deleted.map(|(from, _)| seen.low - from).sum()
+    }
+
+    fn pass_over(&mut self, from: Option<i64>, to: i64) {
+        if let Some(from) = from.filter(|from| *from < to && self.gaps.len() < GAPS) {
+            self.gaps.push((from, to));
         }
     }
 
@@ -74,6 +143,8 @@ impl Partition {
         if self.revoked || last.is_some_and(|last| record.offset < last) {
             return;
         }
+        self.pass_over(self.expected(), record.offset);
+        self.end = None;
         if self.suspect {
             self.suspect = false;
             self.suspect_to = record.offset + self.window;
@@ -269,6 +340,77 @@ mod tests {
         assert_eq!(partition.to_commit(), Some((500, 500)));
         partition.committed(500);
         assert_eq!(out(&mut partition), [500]);
+    }
+
+    fn at_end(end: i64) -> Statistics {
+        Statistics {
+            low: 0,
+            end,
+            next_fetch: end,
+            queued: 0,
+        }
+    }
+
+    #[test]
+    fn the_end_is_reached_behind_markers_that_never_come() {
+        let mut partition = partition(Some(0), false, [0, 1]);
+        assert_eq!(out(&mut partition), [0, 1]);
+        partition.settle(0);
+        partition.look(&at_end(9));
+        partition.look(&at_end(9));
+        assert_eq!(partition.done_to(), Some(1), "one is in hand");
+        partition.settle(1);
+        partition.look(&at_end(9));
+        assert_eq!(partition.done_to(), Some(2), "once may be too early");
+        partition.look(&at_end(9));
+        assert_eq!(partition.to_commit(), Some((9, 9)));
+        partition.arrived(record(9));
+        assert_eq!(partition.done_to(), Some(9));
+    }
+
+    #[test]
+    fn what_came_or_may_come_between_two_looks_is_not_passed_over() {
+        let mut partition = partition(Some(0), false, []);
+        partition.look(&at_end(9));
+        partition.arrived(record(3));
+        assert_eq!(out(&mut partition), [3]);
+        partition.settle(3);
+        partition.look(&at_end(9));
+        assert_eq!(partition.done_to(), Some(4));
+        let behind = Statistics {
+            next_fetch: 5,
+            ..at_end(9)
+        };
+        let queued = Statistics { queued: 1, ..at_end(9) };
+        for seen in [behind, queued] {
+            partition.look(&at_end(9));
+            partition.look(&seen);
+            assert_eq!(partition.done_to(), Some(4), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_deleted_unread_is_counted_once() {
+        let from = |low: i64, end: i64| Statistics { low, ..at_end(end) };
+        // Committed up to 2; 2 to 4 are gone.
+        let mut some = partition(None, false, []).started_at(Some(2));
+        some.arrived(record(5));
+        assert_eq!(some.look(&from(5, 6)), 3);
+        assert_eq!(some.look(&from(5, 6)), 0);
+        // All of it, and nothing comes after.
+        let mut all = partition(None, false, []).started_at(Some(2));
+        assert_eq!(
+            (all.look(&from(6, 6)), all.look(&from(6, 6)), all.look(&from(6, 6))),
+            (0, 4, 0)
+        );
+        // Compacted, or a marker: not deleted.
+        let mut gap = partition(Some(0), false, [0, 2]);
+        assert_eq!(gap.look(&from(0, 3)), 0);
+        gap.arrived(record(7));
+        assert_eq!(gap.look(&from(1, 8)), 0);
+        // A new group has missed nothing.
+        let mut new = partition(None, false, [5]);
+        assert_eq!(new.look(&from(5, 6)), 0);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A message as a record: CloudEvents attributes as headers in Kafka's binary mode, further headers beside them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -7,10 +8,46 @@ use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use rdkafka::Message as _;
 use rdkafka::message::{BorrowedMessage, Header, Headers, OwnedHeaders};
 
+use crate::broker::structured_event;
 use crate::identity::Given;
-use crate::message::{Message, MessageId, now};
+use crate::message::{KEY_BYTES as MAX_KEY, Message, MessageId, now};
 
 const CONTENT_TYPE: &str = "content-type";
+const TRACE: &str = "traceparent";
+
+/// The header, of a message and never on the wire, with a record's key in hexadecimal digits where the message's key is not
+/// the same bytes.
+const KEY_BYTES: &str = "posthaste-key-bytes";
+
+/// The key of the record of `message`: a copy of a record has the key that it came with.
+pub(super) fn key_of(message: &Message) -> Option<Cow<'_, [u8]>> {
+    let came = message.headers.get(KEY_BYTES).and_then(|digits| from_hex(digits));
+    came.map(Cow::Owned)
+        .or_else(|| message.key.as_deref().map(|key| Cow::Borrowed(key.as_bytes())))
+}
+
+/// A record's key as a text. Keys that differ stay different, and `headers` keep what is no text or may not fit a column.
+fn key_text(key: &[u8], headers: &mut BTreeMap<String, String>) -> String {
+    let text = std::str::from_utf8(key);
+    if !text.is_ok_and(|text| text.len() <= MAX_KEY && !text.contains('\0')) {
+        headers.insert(KEY_BYTES.to_owned(), hex(key));
+    }
+    text.map_or_else(|_no_text| format!("hex:{}", hex(key)), str::to_owned)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| {
+        text + &format!("{byte:02x}")
+    })
+}
+
+fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    pairs
+        .map(|pair| if pair.len() == 2 { byte(pair) } else { None })
+        .collect()
+}
 
 /// The headers of `message`.
 pub(super) fn headers_of(message: &Message) -> OwnedHeaders {
@@ -29,6 +66,8 @@ pub(super) fn headers_of(message: &Message) -> OwnedHeaders {
         ("ce_correlationid", message.correlation_id.as_deref()),
         ("ce_causationid", message.causation_id.as_deref()),
         ("ce_traceparent", message.traceparent.as_deref()),
+        // Under this name other clients' instrumentation looks for it.
+        (TRACE, message.traceparent.as_deref()),
         ("ce_expirytime", expires.as_deref()),
         (CONTENT_TYPE, Some(message.content_type.as_str())),
     ];
@@ -43,7 +82,7 @@ pub(super) fn headers_of(message: &Message) -> OwnedHeaders {
     }
     for (key, value) in &message.headers {
         // A name with a NUL cannot be written; one of the attributes' would be read as one.
-        if !key.contains('\0') && !is_attribute(key) {
+        if !key.contains('\0') && !is_attribute(key) && key != KEY_BYTES {
             headers = headers.insert(Header {
                 key,
                 value: Some(value.as_str()),
@@ -54,7 +93,7 @@ pub(super) fn headers_of(message: &Message) -> OwnedHeaders {
 }
 
 fn is_attribute(name: &str) -> bool {
-    name.starts_with("ce_") || name == CONTENT_TYPE
+    name.starts_with("ce_") || name == CONTENT_TYPE || name == TRACE
 }
 
 /// The message in a record, and what it is known by: its producer's id, or its place. Whatever the bytes are, this
@@ -65,11 +104,13 @@ pub(super) fn message_of(record: &BorrowedMessage<'_>, topic: &str) -> (Message,
     let headers = catch_unwind(read).unwrap_or_default();
     let millis = record.timestamp().to_millis();
     let written = millis.and_then(DateTime::from_timestamp_millis);
-    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (message, given) = decode(
+    let mut headers = headers;
+    headers.remove(KEY_BYTES);
+    let key = record.key().map(|key| key_text(key, &mut headers));
+    let (mut message, given) = decode(
         headers,
         topic,
-        record.key().map(lossy),
+        key,
         written,
         // No value is no body: a tombstone is nobody's contract.
         record.payload().unwrap_or_default().to_vec(),
@@ -78,6 +119,9 @@ pub(super) fn message_of(record: &BorrowedMessage<'_>, topic: &str) -> (Message,
         partition: record.partition(),
         offset: record.offset(),
     };
+    let given = structured_event::unwrap(&mut message)
+        .unwrap_or(Given::Nothing)
+        .or_else(|| given);
     (message, given.or_else(place))
 }
 
@@ -114,6 +158,7 @@ fn decode(
     let traceparent = attribute("traceparent");
     drop(attribute("specversion"));
     let content_type = headers.remove(CONTENT_TYPE);
+    let traceparent = traceparent.or(headers.remove(TRACE));
     // Other producers say the same without the prefix, and the handler may want to see it there.
     let plain = |name: &str| headers.get(name).cloned();
     let of_attribute = id.map_or(Given::Nothing, |id| Given::event(&id));
@@ -129,7 +174,7 @@ fn decode(
         content_type: content_type.unwrap_or_else(|| "application/json".to_owned()),
         correlation_id: correlation_id.or_else(|| plain("correlation_id")),
         causation_id,
-        traceparent: traceparent.or_else(|| plain("traceparent")),
+        traceparent,
         expires_at,
         ordered: false,
         headers,
@@ -169,6 +214,26 @@ mod tests {
         assert_eq!(given, Given::Unique(sent.id.0));
         back.id = sent.id;
         assert_eq!(back, sent);
+    }
+
+    #[test]
+    fn a_key_that_is_no_short_text_comes_back_byte_for_byte() {
+        let long = "k".repeat(MAX_KEY + 1);
+        for key in [
+            &b"\x00\x00\x00\x00\x07\xff\xfe"[..],
+            b"a\0b",
+            long.as_bytes(),
+            b"plain",
+            b"",
+        ] {
+            let mut message = message();
+            message.key = Some(key_text(key, &mut message.headers));
+            message.fit_columns();
+            assert_eq!(key_of(&message).as_deref(), Some(key));
+            assert!(!texts(&headers_of(&message)).contains_key(KEY_BYTES));
+        }
+        let mut none = BTreeMap::new();
+        assert_ne!(key_text(b"\xff\xfe", &mut none), key_text(b"\xfe\xff", &mut none));
     }
 
     #[test]

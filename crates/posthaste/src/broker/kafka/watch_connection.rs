@@ -1,8 +1,10 @@
 //! What librdkafka says about its connections: one warning at the start of an outage, one line at its
 //! end, the rest for whoever debugs.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -60,13 +62,49 @@ pub(super) fn log_line(level: RDKafkaLogLevel, fac: &str, message: &str) {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             tracing::error!(fac, message, "librdkafka");
         }
-        RDKafkaLogLevel::Error if fac != "FAIL" => tracing::warn!(fac, message, "librdkafka"),
+        RDKafkaLogLevel::Error if fac != "FAIL" && is_news(fac) => tracing::warn!(fac, message, "librdkafka"),
         RDKafkaLogLevel::Error
         | RDKafkaLogLevel::Warning
         | RDKafkaLogLevel::Notice
         | RDKafkaLogLevel::Info
         | RDKafkaLogLevel::Debug => tracing::debug!(fac, message, "librdkafka"),
     }
+}
+
+/// What is tried again ten times a second is said once in this time.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
+
+fn is_news(fac: &str) -> bool {
+    static SAID: LazyLock<Mutex<BTreeMap<String, Instant>>> = LazyLock::new(Mutex::default);
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
+    // librdkafka has a few dozen of these names.
+    let before = said.insert(fac.to_owned(), now);
+    match before.filter(|before| now.duration_since(*before) < SAID_AGAIN) {
+        Some(before) => {
+            said.insert(fac.to_owned(), before);
+            false
+        }
+        None => true,
+    }
+}
+
+/// Whether `code` says that a topic cannot be read although the cluster answers. Its consumer says so.
+pub(super) fn is_unreadable(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::InconsistentGroupProtocol
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::InvalidGroupId
+            | RDKafkaErrorCode::GroupMaxSizeReached
+            // A batch in a form that this client does not know, or a broken one.
+            | RDKafkaErrorCode::NotImplemented
+            | RDKafkaErrorCode::BadCompression
+            | RDKafkaErrorCode::BadMessage
+            | RDKafkaErrorCode::InvalidMessage
+            | RDKafkaErrorCode::UnsupportedCompressionType
+    )
 }
 
 /// An error that belongs to no call.
@@ -82,6 +120,7 @@ pub(super) fn report(connection: &Connection, error: &KafkaError, reason: &str) 
             | RDKafkaErrorCode::UnknownTopicOrPartition
             | RDKafkaErrorCode::UnknownTopic,
         ) => tracing::debug!(reason, "Kafka"),
+        Some(code) if is_unreadable(code) => tracing::debug!(reason, "Kafka"),
         _ => tracing::warn!(reason, "Kafka"),
     }
 }

@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Plain,
     /// Read by one consumer at a time.
     Partition,
+    /// Others read it, and it may be a stream.
+    Written,
 }
 
 /// Makes sure that `queue` is there.
@@ -30,14 +32,26 @@ pub(super) async fn declare(up: &Arc<Up>, target: &Target, queue: &str, kind: Ki
     let bound = target.bound_of(queue);
     if let Some(bound) = &bound {
         // RabbitMQ drops what it cannot move.
-        Box::pin(declare(up, target, &bound.queue, Kind::Plain)).await?;
+        Box::pin(declare(up, target, &bound.queue, Kind::Written)).await?;
     }
     let name = queue_name(queue)?;
     let arguments = arguments(target, kind, bound.as_ref());
-    up.in_time(ask(up, &name, arguments)).await??;
+    let found = up.in_time(ask(up, &name, arguments)).await??;
+    if kind != Kind::Written && found.is_some_and(|refused| refused.contains(STREAM)) {
+        return Err(BrokerError::Unavailable(Arc::new(IsStream(queue.to_owned()))));
+    }
     up.declared().insert(queue.to_owned());
     Ok(())
 }
+
+/// How RabbitMQ says that a queue is a stream.
+const STREAM: &str = "current is the value 'stream'";
+
+/// A stream has no acknowledgement: it would be read from its start after every reconnect, for longer than the inbox
+/// remembers.
+#[derive(Debug, thiserror::Error)]
+#[error("the queue {0} is a stream, which cannot be read as a queue; declare a classic or quorum queue of this name")]
+struct IsStream(String);
 
 /// The name as the protocol has it.
 pub(super) fn queue_name(queue: &str) -> Result<ShortString, BrokerError> {
@@ -45,7 +59,8 @@ pub(super) fn queue_name(queue: &str) -> Result<ShortString, BrokerError> {
         .map_err(|too_long| BrokerError::Refused(format!("the queue's name is no name: {too_long}")))
 }
 
-async fn ask(up: &Arc<Up>, name: &ShortString, arguments: FieldTable) -> Result<(), BrokerError> {
+/// `Some`: it is there as somebody else declared it, and this is what RabbitMQ said of the difference.
+async fn ask(up: &Arc<Up>, name: &ShortString, arguments: FieldTable) -> Result<Option<String>, BrokerError> {
     let mut slot = up.declaring.lock().await;
     let channel = match slot.take().filter(|channel| channel.status().connected()) {
         Some(channel) => channel,
@@ -58,7 +73,7 @@ async fn ask(up: &Arc<Up>, name: &ShortString, arguments: FieldTable) -> Result<
     let refused = match channel.queue_declare(name.clone(), options, arguments).await {
         Ok(_queue) => {
             *slot = Some(channel);
-            return Ok(());
+            return Ok(None);
         }
         Err(error) if error.is_amqp_soft_error() => error,
         Err(error) => return Err(unavailable(error)),
@@ -76,8 +91,9 @@ async fn ask(up: &Arc<Up>, name: &ShortString, arguments: FieldTable) -> Result<
     {
         Ok(_queue) => {
             *slot = Some(channel);
-            tracing::warn!(queue = %name, error = %chain(&refused), "the queue is used as it was declared by someone else");
-            Ok(())
+            let refused = chain(&refused);
+            tracing::warn!(queue = %name, error = refused, "the queue is used as it was declared by someone else");
+            Ok(Some(refused))
         }
         Err(_absent) => Err(BrokerError::Refused(chain(&refused))),
     }

@@ -87,6 +87,16 @@ impl RabbitmqBroker {
             .unwrap_or(Err(BrokerError::Deadline(limit)))
     }
 
+    /// Makes sure that `queues` exist, which others read.
+    pub(super) async fn declare(&self, queues: &[String]) -> Result<(), BrokerError> {
+        let link = self.publishing.link();
+        let up = link.up_at_last().await?;
+        for queue in queues {
+            declare::declare(&up, link.target(), queue, declare::Kind::Written).await?;
+        }
+        Ok(())
+    }
+
     pub(super) fn learn(&self, subscriptions: &[Subscription]) {
         for subscription in subscriptions {
             if let Some(unread) = &subscription.unread {

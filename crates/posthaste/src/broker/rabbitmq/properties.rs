@@ -6,6 +6,7 @@ use lapin::BasicProperties;
 use lapin::message::Delivery as Arrived;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
+use crate::broker::structured_event;
 use crate::identity::Given;
 use crate::message::{Message, MessageId, now};
 
@@ -14,6 +15,9 @@ const PREFIX: &str = "cloudEvents_";
 /// What the specification allows beside it.
 const OTHER_PREFIX: &str = "cloudEvents:";
 const JSON: &str = "application/json";
+const TRACE: &str = "traceparent";
+/// What RabbitMQ has done with the message before.
+const DEATHS: &str = "x-death";
 
 /// The properties of `message`, or why RabbitMQ cannot carry it; `limit` in bytes.
 pub(super) fn encode(message: &Message, limit: usize) -> Result<BasicProperties, String> {
@@ -38,7 +42,19 @@ pub(super) fn encode(message: &Message, limit: usize) -> Result<BasicProperties,
     headers.attribute("partitionkey", message.key.as_deref())?;
     headers.attribute("traceparent", message.traceparent.as_deref())?;
     headers.attribute("expirytime", expires.as_deref())?;
+    if let Some(trace) = &message.traceparent {
+        // Under this name other clients' instrumentation looks for it.
+        headers.insert(TRACE, trace)?;
+    }
     for (name, value) in &message.headers {
+        if name == TRACE {
+            continue;
+        }
+        if name == DEATHS {
+            // RabbitMQ writes into that one, and it is a table there.
+            headers.insert("posthaste-x-death", value)?;
+            continue;
+        }
         if matches!(name.as_str(), "CC" | "BCC") {
             return Err(format!("RabbitMQ takes a header {name} for further queues"));
         }
@@ -111,11 +127,21 @@ pub(super) fn decode(arrived: Arrived, topic: &str, ordered: bool) -> (Message, 
         body: Vec::new(),
     };
     let mut given = Given::Nothing;
+    let mut trace = None;
     let headers = properties.headers().as_ref().map(FieldTable::inner);
     for (name, value) in headers.into_iter().flatten() {
-        let Some(text) = text(value) else { continue };
         let name = name.as_str();
         let attribute = name.strip_prefix(PREFIX).or_else(|| name.strip_prefix(OTHER_PREFIX));
+        let nested = || {
+            attribute
+                .is_none()
+                .then(|| json(value))
+                .flatten()
+                .map(|json| json.to_string())
+        };
+        let Some(text) = text(value).or_else(nested) else {
+            continue;
+        };
         match attribute {
             Some("specversion") => {}
             Some("id") => given = given.or_else(|| Given::event(&text)),
@@ -129,13 +155,18 @@ pub(super) fn decode(arrived: Arrived, topic: &str, ordered: bool) -> (Message, 
             Some("partitionkey") => message.key = Some(text),
             Some("traceparent") => message.traceparent = Some(text),
             Some("expirytime") => message.expires_at = time(value, &text),
+            None if name == TRACE => trace = Some(text),
             Some(_) | None => {
                 message.headers.insert(name.to_owned(), text);
             }
         }
     }
+    message.traceparent = message.traceparent.or(trace);
     given = given.or_else(|| of_property(properties));
     message.body = arrived.data;
+    let given = structured_event::unwrap(&mut message)
+        .unwrap_or(Given::Nothing)
+        .or_else(|| given);
     (message, given)
 }
 
@@ -185,6 +216,26 @@ fn text(value: &AMQPValue) -> Option<String> {
     })
 }
 
+/// A list or table as JSON, without what has no form there.
+fn json(value: &AMQPValue) -> Option<serde_json::Value> {
+    match value {
+        AMQPValue::FieldArray(list) => Some(list.as_slice().iter().filter_map(json).collect()),
+        AMQPValue::FieldTable(table) => {
+            let members = table.inner().iter();
+            Some(
+                members
+                    .filter_map(|(name, value)| Some((name.to_string(), json(value)?)))
+                    .collect(),
+            )
+        }
+        AMQPValue::Boolean(value) => Some((*value).into()),
+        AMQPValue::LongLongInt(value) => Some((*value).into()),
+        AMQPValue::LongInt(value) => Some((*value).into()),
+        AMQPValue::Timestamp(seconds) => Some((*seconds).into()),
+        other => text(other).map(Into::into),
+    }
+}
+
 fn time(value: &AMQPValue, text: &str) -> Option<DateTime<Utc>> {
     match value {
         AMQPValue::Timestamp(seconds) => in_seconds(*seconds),
@@ -232,6 +283,44 @@ mod tests {
         assert_eq!(given, Given::Unique(sent.id.0));
         back.id = sent.id;
         assert_eq!(back, sent);
+    }
+
+    #[test]
+    fn a_plain_traceparent_is_read_and_sent() {
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let mut headers = FieldTable::default();
+        headers.insert("traceparent".into(), AMQPValue::LongString(trace.into()));
+        let (message, _) = decode(
+            arrived(BasicProperties::default().with_headers(headers), vec![]),
+            "q",
+            false,
+        );
+        assert_eq!(message.traceparent.as_deref(), Some(trace));
+        let sent = encode(&message, 100_000).unwrap();
+        let headers = sent.headers().as_ref().unwrap().inner();
+        for name in ["traceparent", "cloudEvents_traceparent"] {
+            assert_eq!(headers.get(name), Some(&AMQPValue::LongString(trace.into())), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_rabbitmq_did_before_is_kept_as_json() {
+        let mut death = FieldTable::default();
+        death.insert("queue".into(), AMQPValue::LongString("orders".into()));
+        death.insert("count".into(), AMQPValue::LongLongInt(3));
+        let mut deaths = FieldArray::default();
+        deaths.push(AMQPValue::FieldTable(death));
+        let mut headers = FieldTable::default();
+        headers.insert("x-death".into(), AMQPValue::FieldArray(deaths));
+        let (message, _) = decode(
+            arrived(BasicProperties::default().with_headers(headers), vec![]),
+            "q",
+            false,
+        );
+        assert_eq!(message.headers["x-death"], r#"[{"count":3,"queue":"orders"}]"#);
+        let sent = encode(&message, 100_000).unwrap();
+        let headers = sent.headers().as_ref().unwrap().inner();
+        assert!(headers.contains_key("posthaste-x-death") && !headers.contains_key("x-death"));
     }
 
     #[test]
@@ -289,7 +378,8 @@ mod tests {
             ("", None, None)
         );
         assert_eq!(message.headers.get("x-count").map(String::as_str), Some("-3"));
-        assert_eq!(message.headers.len(), 1);
+        assert_eq!(message.headers.get("x-death").map(String::as_str), Some("[]"));
+        assert_eq!(message.headers.len(), 2);
     }
 
     #[test]

@@ -256,7 +256,7 @@ fn prepare(message: Message, limit: usize) -> Result<Outgoing, BrokerError> {
             Kind::Partition,
         )
     } else {
-        (message.topic.clone(), Kind::Plain)
+        (message.topic.clone(), Kind::Written)
     };
     Ok(Outgoing {
         name: queue_name(&queue)?,
