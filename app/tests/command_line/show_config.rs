@@ -79,6 +79,7 @@ async fn check_refuses_what_a_service_would_and_makes_nothing() -> Result<()> {
         ("MAIL_FROM", "x"),
         ("ACCOUNTS_SECRET", "canary"),
         ("INCOMING_ORDER_QUEUE", "order_dlq"),
+        ("INCOMING_ORDER_QUEUE", "amq.orders"),
         ("REDIS_URL", "redis://:canary@"),
         ("BROKER_URL", "amqp://u:canary@h:99999"),
     ] {

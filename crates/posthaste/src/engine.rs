@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::consumer::Consumer;
-use crate::failure::panic_text;
+use crate::failure::{chain, panic_text};
 use crate::handle::Subscription;
 use crate::lease::Keeper;
 use crate::publish::Publisher;
 use crate::relay::Relay;
 use crate::retention::Retention;
 use crate::retrier::Retrier;
+use crate::retry::{back_off, jitter};
 use crate::store::{Store, warn_of_cached};
 
 /// Which loops a process runs.
@@ -102,9 +103,20 @@ impl Engine {
         if roles.relay {
             scopes.push(format!("{service}/relay"));
             let (service, store, broker, keeper) = (service.clone(), store.clone(), broker.clone(), keeper.clone());
+            let transport = broker.clone();
             supervise(&mut tasks, "relay", &stop, move |stop| {
                 Relay::new(&service, &store, &broker, &keeper).run(stop)
             });
+            let written = subscriptions.iter().flat_map(|subscription| {
+                let dead = subscription.dead_letter_queue.iter();
+                subscription.writes.iter().chain(dead).cloned()
+            });
+            let written: Vec<String> = written.collect();
+            if !written.is_empty() {
+                supervise(&mut tasks, "declaring", &stop, move |stop| {
+                    declare(transport.clone(), written.clone(), stop)
+                });
+            }
         }
         if roles.worker {
             scopes.push(format!("{service}/worker"));
@@ -177,6 +189,26 @@ impl Engine {
             if !matches!(left, Ok(Ok(()))) {
                 tracing::info!(scope, "the lease was not given back; it runs out by itself");
             }
+        }
+    }
+}
+
+/// Makes sure that `queues` exist, which others read; the transport may come later.
+async fn declare(broker: Broker, queues: Vec<String>, stop: CancellationToken) {
+    const FIRST: Duration = Duration::from_millis(200);
+    const MOST: Duration = Duration::from_secs(30);
+    for failures in 0.. {
+        let declared = tokio::select! {
+            () = stop.cancelled() => return,
+            declared = broker.declare(&queues) => declared,
+        };
+        let Err(error) = declared else { return };
+        if failures == 0 {
+            tracing::warn!(?queues, error = %chain(&error), "queues that others read cannot be declared yet");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(back_off(failures, FIRST, MOST, jitter())) => {}
         }
     }
 }

@@ -179,6 +179,9 @@ pub struct Subscription {
     pub unread: Option<Unread>,
     /// What else is published when a message is given up.
     pub on_dead: Option<OnDead>,
+    /// Queues for readers outside of the system that its handler publishes to. They exist from the start of the relay on,
+    /// as its dead-letter queue does: others may read them before there is a first message.
+    pub writes: Vec<String>,
     /// Its event is [ordered](Event::ORDERED), so it may lie in partition queues.
     pub(crate) partitioned: bool,
     pub(crate) contract: Contract,
@@ -218,6 +221,7 @@ impl Subscription {
             dead_letter_queue: None,
             unread: None,
             on_dead: None,
+            writes: Vec::new(),
             partitioned: E::ORDERED,
             contract: Contract {
                 decode: decode::<E>,

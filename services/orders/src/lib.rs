@@ -55,6 +55,10 @@ impl Queues {
     fn of(settings: &Settings) -> Result<Self, ConfigError> {
         let name = |variable: &str| {
             let name = settings.get(variable).unwrap_or_default();
+            if name.starts_with("amq.") {
+                let reason = format!("{variable}={name}: RabbitMQ keeps names that begin with amq. for itself");
+                return Err(ConfigError::refused(reason));
+            }
             if (1..=255).contains(&name.chars().count()) {
                 return Ok(name);
             }
@@ -106,5 +110,6 @@ pub fn processing(queues: &Queues) -> Subscription {
     let mut subscription = Subscription::batch::<OrderCreated, _>("orders.process_order", &queues.incoming, handler);
     subscription.dead_letter_queue = Some(queues.dead.clone());
     subscription.on_dead = Some(tell_failure(queues));
+    subscription.writes = vec![queues.processed.clone(), queues.failed.clone()];
     subscription
 }
