@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use posthaste::Event;
 use posthaste::message::MessageId;
+use posthaste::{Event, correlation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -83,8 +83,10 @@ impl MessageSent {
     pub const CONTENT_CHARACTERS: usize = 65_536;
 
     /// The event that `message` was sent by `source_service`. `id` becomes its event id and should
-    /// be the message's own.
+    /// be the message's own. Other consumers take only a UUID as `correlation_id`: another one is left out of the
+    /// envelope and travels in the header.
     pub fn new(id: MessageId, message: SentMessage, correlation_id: Option<String>, source_service: &str) -> Self {
+        let correlation_id = correlation_id.filter(|id| Uuid::parse_str(id).is_ok());
         Self {
             event_id: id.to_string(),
             event_type: Self::TYPE.to_owned(),
@@ -97,6 +99,23 @@ impl MessageSent {
             content_type: json(),
             schema_version: version(),
         }
+    }
+
+    /// Its JSON with times that have no zone, which are UTC: what consumers take whose columns have none.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn without_zones(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut value = serde_json::to_value(self)?;
+        for (pointer, time) in [
+            ("/occurred_at", self.occurred_at),
+            ("/payload/timestamp", self.payload.timestamp),
+        ] {
+            if let Some(member) = value.pointer_mut(pointer) {
+                *member = time.naive_utc().format("%Y-%m-%dT%H:%M:%S%.6f").to_string().into();
+            }
+        }
+        serde_json::to_vec(&value)
     }
 }
 
@@ -135,8 +154,8 @@ impl Event for MessageSent {
         put("event_id", &self.event_id);
         put("event_version", &self.event_version);
         put("source_service", &self.source_service);
-        if let Some(id) = &self.correlation_id {
-            put("correlation_id", id);
+        if let Some(id) = correlation::current().or_else(|| self.correlation_id.clone()) {
+            put("correlation_id", &id);
         }
     }
 }
@@ -157,7 +176,33 @@ mod tests {
             timestamp: posthaste::message::now(),
             metadata: None,
         };
-        MessageSent::new(id, message, Some("request-1".to_owned()), "messages")
+        let correlation = Some("0d9a1b7c-0000-4000-8000-000000000001".to_owned());
+        MessageSent::new(id, message, correlation, "messages")
+    }
+
+    #[test]
+    fn only_a_uuid_correlates_in_the_envelope() {
+        let event = ours();
+        assert!(event.correlation_id.is_some());
+        let other = MessageSent::new(
+            MessageId::new(),
+            event.payload,
+            Some("request-1".to_owned()),
+            "messages",
+        );
+        assert_eq!(other.correlation_id, None);
+    }
+
+    #[test]
+    fn times_without_zones_are_read_as_the_same_times() {
+        let event = ours();
+        let body = event.without_zones().expect("JSON");
+        let value: Value = serde_json::from_slice(&body).expect("JSON");
+        for pointer in ["/occurred_at", "/payload/timestamp"] {
+            let text = value.pointer(pointer).and_then(Value::as_str).expect("a time");
+            assert!(text.len() == 26 && !text.ends_with('Z'), "{text}");
+        }
+        assert_eq!(serde_json::from_slice::<MessageSent>(&body).expect("reads back"), event);
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(crate) struct Messages {
     context: ServiceContext,
     /// `KAFKA_ENABLE_OUTBOX`: off publishes directly, with the outbox only to fall back on.
     outbox: bool,
+    /// `KAFKA_TIMES_WITHOUT_ZONE`: times of published events have no zone.
+    without_zones: bool,
 }
 
 fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
@@ -59,6 +61,7 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
     let messages = Messages {
         context: context.clone(),
         outbox,
+        without_zones: context.settings.is_on("KAFKA_TIMES_WITHOUT_ZONE", false)?,
     };
     let mut stored = stored(&group);
     stored.deduplicate = context.settings.is_on("KAFKA_ENABLE_INBOX", true)?;

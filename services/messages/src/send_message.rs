@@ -177,6 +177,9 @@ impl Messages {
         };
         let event = MessageSent::new(id, sent, correlation::current(), self.context.name);
         let mut message = Message::of(&event)?;
+        if self.without_zones {
+            message.body = event.without_zones()?;
+        }
         message.id = id;
         message.time = event.occurred_at;
         let transport = self.context.broker.title();

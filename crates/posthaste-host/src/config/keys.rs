@@ -201,6 +201,12 @@ pub const KEYS: &[Key] = &[
         "messages: off does not recognise duplicates",
     ),
     key(
+        "KAFKA_TIMES_WITHOUT_ZONE",
+        Some("false"),
+        Kind::Bool,
+        "messages: on writes times without a zone (UTC), for consumers that take no other",
+    ),
+    key(
         "POSTHASTE_AUTH",
         None,
         Kind::Word(&["open", "enforced"]),
