@@ -53,12 +53,14 @@ impl ShowConfig {
                         let all: Map<String, Value> = lines
                             .into_iter()
                             .map(|line| {
-                                let set = line.origin != "not set";
+                                let set = !line.origin.is_empty();
                                 let value = if set { json!(line.value) } else { Value::Null };
-                                (
-                                    line.name,
-                                    json!({ "value": value, "origin": line.origin, "meaning": line.meaning }),
-                                )
+                                let origin = if set { line.origin.as_str() } else { "not set" };
+                                let mut shown = json!({ "value": value, "origin": origin, "meaning": line.meaning });
+                                if let Some(note) = line.note {
+                                    shown["note"] = note.into();
+                                }
+                                (line.name, shown)
                             })
                             .collect();
                         print(&format!("{:#}\n", Value::Object(all)))?;

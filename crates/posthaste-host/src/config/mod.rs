@@ -80,6 +80,11 @@ impl Settings {
         first.map(|(name, (_, setting))| (name, setting.clone()))
     }
 
+    /// The service link of Kubernetes that stands under the name of a key.
+    fn service_link(&self, name: &str) -> Option<&str> {
+        self.0.sources.service_link(name)
+    }
+
     fn or_default(&self, name: &str) -> Setting {
         self.set(name).unwrap_or_else(|| Setting {
             value: default_of(name).unwrap_or_default().to_owned(),

@@ -11,8 +11,10 @@ pub struct Shown {
     pub name: String,
     /// The value, masked where it is a secret; empty where it is not set.
     pub value: String,
-    /// Where it stands.
+    /// Where it stands; empty where it is not set.
     pub origin: String,
+    /// What else is to be known of it: a value that was passed over.
+    pub note: Option<String>,
     /// What the key does.
     pub meaning: &'static str,
 }
@@ -27,12 +29,14 @@ pub fn effective(config: &Config) -> Vec<Shown> {
             let (value, origin) = match setting {
                 Some(setting) if named.key.secret => (mask(named.key.kind, &setting.value), setting.origin.to_string()),
                 Some(setting) => (redact::escape(&setting.value), setting.origin.to_string()),
-                None => (String::new(), "not set".to_owned()),
+                None => (String::new(), String::new()),
             };
+            let link = config.settings.service_link(&named.name);
             Shown {
                 name: named.name,
                 value,
                 origin,
+                note: link.map(|link| format!("{} is a service link of Kubernetes, not used", redact::escape(link))),
                 meaning: named.key.meaning,
             }
         })
@@ -73,6 +77,10 @@ pub fn table(lines: &[Shown]) -> String {
     let (names, values) = (width(|line| &line.name, 40), width(|line| &line.value, 60));
     lines
         .iter()
-        .map(|line| format!("{:names$}  {:values$}  {}\n", line.name, line.value, line.origin))
+        .map(|line| {
+            let origin = if line.origin.is_empty() { "not set" } else { &line.origin };
+            let note = line.note.as_ref().map_or_else(String::new, |note| format!("; {note}"));
+            format!("{:names$}  {:values$}  {origin}{note}\n", line.name, line.value)
+        })
         .collect()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use super::error::{ConfigError, ConfigErrors, WrongValue};
@@ -40,6 +41,8 @@ impl fmt::Display for Origin {
 #[derive(Clone, Debug)]
 struct Layer {
     values: BTreeMap<String, (String, Origin)>,
+    /// Service links of Kubernetes under the name of a key; they count as not set.
+    links: BTreeMap<String, String>,
     /// A key that is not known is an error here; the environment is full of other people's.
     strict: bool,
 }
@@ -67,12 +70,22 @@ impl Sources {
     }
 
     /// Adds the environment, or what stands for it in a test.
+    ///
+    /// Kubernetes puts `RABBITMQ_PORT=tcp://10.96.0.12:5672` into every container beside a Service named `rabbitmq`.
+    /// Such a value of a `…_PORT` counts as not set, and the next place is asked.
     #[must_use]
     pub fn environment(self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        let values = variables
+        let (links, values): (Vec<_>, Vec<_>) = variables
+            .into_iter()
+            .partition(|(key, value)| is_service_link(key, value));
+        let values = values
             .into_iter()
             .map(|(key, value)| (key, (value, Origin::Environment)));
-        self.layer(values, false)
+        let mut sources = self.layer(values, false);
+        if let Some(layer) = sources.layers.last_mut() {
+            layer.links = links.into_iter().collect();
+        }
+        sources
     }
 
     /// Adds a `.env` file if it is there.
@@ -144,7 +157,11 @@ impl Sources {
 
     fn layer(mut self, values: impl IntoIterator<Item = (String, (String, Origin))>, strict: bool) -> Self {
         let values = values.into_iter().filter(|(_, (value, _))| !value.is_empty()).collect();
-        self.layers.push(Layer { values, strict });
+        self.layers.push(Layer {
+            values,
+            links: BTreeMap::new(),
+            strict,
+        });
         self
     }
 
@@ -161,6 +178,11 @@ impl Sources {
         })
     }
 
+    /// The service link that stands under the name of `key`.
+    pub(super) fn service_link(&self, key: &str) -> Option<&str> {
+        self.layers.iter().find_map(|layer| layer.links.get(key)).map(String::as_str)
+    }
+
     /// The keys in places where each has to be known.
     pub(crate) fn strict_keys(&self) -> impl Iterator<Item = (&str, &Origin)> {
         self.layers
@@ -169,6 +191,14 @@ impl Sources {
             .flat_map(|layer| layer.values.iter())
             .map(|(key, (_, origin))| (key.as_str(), origin))
     }
+}
+
+/// `<SERVICE>_PORT=tcp://ADDRESS:PORT`.
+fn is_service_link(key: &str, value: &str) -> bool {
+    let Some((protocol, address)) = value.split_once("://") else {
+        return false;
+    };
+    key.ends_with("_PORT") && matches!(protocol, "tcp" | "udp" | "sctp") && address.parse::<SocketAddr>().is_ok()
 }
 
 fn toml_reason(error: &toml::de::Error, text: &str) -> String {

@@ -1,7 +1,7 @@
 //! The rules of the configuration.
 
 use anyhow::{Context, Result, ensure};
-use posthaste_host::config::{Auth, show};
+use posthaste_host::config::{Auth, keys, show};
 use posthaste_host::{Config, Sources};
 
 const SERVICES: [&str; 2] = ["orders", "messages"];
@@ -181,6 +181,50 @@ fn urls_are_built_from_their_parts() -> Result<()> {
     ensure!(kafka.broker_url("orders")?.value == "kafka://a:9092,b:9092");
     ensure!(load(&[])?.broker_url("orders")?.value == "sql:");
     ensure!(load(&[])?.database_url("orders")?.value == "sqlite:data/posthaste.db");
+    Ok(())
+}
+
+#[test]
+fn service_links_of_kubernetes_are_not_ports() -> Result<()> {
+    // Every port of ours may be the name of somebody's Service.
+    let ports: Vec<&str> = keys::KEYS
+        .iter()
+        .map(|key| key.name)
+        .filter(|name| name.ends_with("_PORT"))
+        .collect();
+    ensure!(ports.contains(&"RABBITMQ_PORT") && ports.contains(&"DB_PORT") && ports.contains(&"MQ_PORT"));
+    for link in ["tcp://10.96.0.12:5672", "udp://10.96.0.12:53", "tcp://[fd00::12]:5672"] {
+        for port in &ports {
+            let service = port.trim_end_matches("_PORT");
+            let names = [
+                port.to_string(),
+                format!("{service}_PORT_5672_TCP"),
+                format!("{service}_PORT_5672_TCP_ADDR"),
+                format!("{service}_SERVICE_HOST"),
+                format!("{service}_SERVICE_PORT_AMQP"),
+            ];
+            let settings: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), link)).collect();
+            let config = load(&settings)?;
+            ensure!(config.database_url("orders")?.value == "sqlite:data/posthaste.db");
+            ensure!(config.broker_url("orders")?.value == "sql:");
+            let shown = show::table(&show::effective(&config));
+            let line = shown.lines().find(|line| line.starts_with(port));
+            ensure!(
+                line.is_some_and(|line| line.contains("not set") && line.contains(link)),
+                "{shown}"
+            );
+        }
+    }
+    // The next place is asked, and the default holds where there is none.
+    let sources = environment(&[("MQ_HOST", "mq"), ("MQ_PORT", "tcp://10.96.0.12:5672")]);
+    let config = Config::load(sources.clone(), &SERVICES)?;
+    ensure!(config.broker_url("orders")?.value == "amqp://mq:5672");
+    let config = Config::load(sources.toml("posthaste.toml", "mq_port = 5673")?, &SERVICES)?;
+    ensure!(config.broker_url("orders")?.value == "amqp://mq:5673");
+    // Anything else that is no port is a slip, as before.
+    for (key, value) in [("MQ_PORT", "tcp://mq:5672"), ("MQ_PORT", "http://10.0.0.1:1"), ("PORT", "tcp://10.0.0.1:1")] {
+        refusal(environment(&[(key, value)]))?;
+    }
     Ok(())
 }
 
