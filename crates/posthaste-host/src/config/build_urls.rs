@@ -107,10 +107,11 @@ impl Parts<'_> {
             .map_err(|error| refused(format!("write a host name ({error})")))?;
         let lone = "write a host name, nothing else";
         if let Some(user) = &self.user {
-            url.set_username(user).map_err(|()| refused(lone.to_owned()))?;
+            url.set_username(&escape_percent(user))
+                .map_err(|()| refused(lone.to_owned()))?;
         }
         if let Some(password) = &self.password {
-            url.set_password(Some(password))
+            url.set_password(Some(&escape_percent(password)))
                 .map_err(|()| refused(lone.to_owned()))?;
         }
         if let Some(path) = &self.path {
@@ -126,4 +127,10 @@ impl Parts<'_> {
             origin: Origin::Built(self.host_key.to_owned(), Box::new(self.host.origin.clone())),
         })
     }
+}
+
+/// `Url` escapes what a user or password may not hold, except `%`, which it takes for an escape that is there already.
+/// Whoever reads the URL decodes it.
+fn escape_percent(text: &str) -> String {
+    text.replace('%', "%25")
 }

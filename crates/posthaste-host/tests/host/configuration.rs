@@ -229,6 +229,55 @@ fn service_links_of_kubernetes_are_not_ports() -> Result<()> {
 }
 
 #[test]
+fn what_stands_in_a_part_arrives_as_it_was_written() -> Result<()> {
+    for part in ["a%41b", "50%off", "%", "%25", "a@:/#?&b", "%2f", "ü", " x ", "[", "\\"] {
+        let check = |url: &str| -> Result<()> {
+            let url = url::Url::parse(url)?;
+            let name = url.path().trim_start_matches('/');
+            let read = [url.username(), url.password().unwrap_or_default(), name].map(decode);
+            let missing = if name.is_empty() { "" } else { part };
+            ensure!(read == [part, part, missing], "{part:?}: {url}");
+            Ok(())
+        };
+        for kind in ["postgres", "mysql"] {
+            let settings = [
+                ("DB_HOST", "db"),
+                ("DB_KIND", kind),
+                ("DB_NAME", part),
+                ("DB_USER", part),
+                ("DB_PASSWORD", part),
+            ];
+            check(&load(&settings)?.database_url("orders")?.value)?;
+        }
+        for family in ["MQ", "RABBITMQ"] {
+            let keys = ["HOST", "USER", "PASSWORD"].map(|key| format!("{family}_{key}"));
+            let settings = [(&*keys[0], "mq"), (&*keys[1], part), (&*keys[2], part)];
+            check(&load(&settings)?.broker_url("orders")?.value)?;
+        }
+    }
+    Ok(())
+}
+
+/// As the libraries that read URLs do it.
+fn decode(text: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let [first, tail @ ..] = rest {
+        let escaped = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) if *first == b'%' => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
 fn a_service_may_have_its_own() -> Result<()> {
     let config = load(&[
         ("DATABASE_URL", "sqlite:all.db"),
