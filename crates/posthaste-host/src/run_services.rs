@@ -117,6 +117,9 @@ impl Host {
         let version = services
             .first()
             .map_or(env!("CARGO_PKG_VERSION"), |service| service.version);
+        // Services of several licenses in one process have none in common.
+        let license = services.first().and_then(|service| service.license);
+        let license = license.filter(|one| services.iter().all(|service| service.license == Some(one)));
         let health = watch(&databases, &contexts);
         let stores: Vec<Store> = databases.iter().map(|database| database.store.clone()).collect();
         let transports = transports(&contexts);
@@ -154,7 +157,7 @@ impl Host {
             metrics,
             stores,
         });
-        let router = http::app(&title, version, routes.layer(come_again).layer(own_host), system);
+        let router = http::app(&title, version, license, routes.layer(come_again).layer(own_host), system);
         host.server
             .spawn(http::serve(listener, router, host.stop.clone(), DRAIN));
         Ok(host)

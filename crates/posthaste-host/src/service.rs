@@ -19,6 +19,8 @@ pub struct Service {
     pub name: &'static str,
     /// Its version, for answers and telemetry.
     pub version: &'static str,
+    /// The license of its API, an SPDX expression, for the API's document.
+    pub license: Option<&'static str>,
     /// The schema of its own tables; the core's comes from the host.
     pub migrations: &'static [Migration],
     /// What it adds to the command line.
@@ -38,6 +40,7 @@ impl Service {
         Self {
             name,
             version: "0.1.0",
+            license: None,
             migrations: &[],
             commands: &[],
             chores: &[],

@@ -49,6 +49,8 @@ use posthaste::{Event, RetryPolicy, Subscription, Unread};
 use posthaste_host::auth::Guard;
 use posthaste_host::http::TrustedProxies;
 use posthaste_host::{ConfigError, Service, ServiceCommand, ServiceContext, ServiceParts};
+use utoipa::openapi::security::{self as openapi, Flow, OAuth2, Scopes, SecurityScheme};
+use utoipa::openapi::{ComponentsBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -63,6 +65,7 @@ use sessions::Sessions;
 pub fn service() -> Service {
     Service {
         version: env!("CARGO_PKG_VERSION"),
+        license: Some(env!("CARGO_PKG_LICENSE")),
         migrations: MIGRATIONS,
         commands: &[
             ServiceCommand {
@@ -200,7 +203,7 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
 }
 
 fn routes(accounts: Accounts) -> OpenApiRouter {
-    OpenApiRouter::new()
+    OpenApiRouter::with_openapi(sign_in())
         .routes(routes!(sign_up::sign_up))
         .routes(routes!(sign_up::register))
         .routes(routes!(verify_email::read_signup, verify_email::verify_user))
@@ -227,6 +230,13 @@ fn routes(accounts: Accounts) -> OpenApiRouter {
         .routes(routes!(publish_keys::publish_keys))
         .merge(verify_email::pages())
         .with_state(accounts)
+}
+
+/// For the API's document: a viewer gets a token by itself, given an address and a password.
+fn sign_in() -> OpenApi {
+    let flow = Flow::Password(openapi::Password::new("api/v1/auth/login", Scopes::new()));
+    let components = ComponentsBuilder::new().security_scheme("password", SecurityScheme::OAuth2(OAuth2::new([flow])));
+    OpenApiBuilder::new().components(Some(components.build())).build()
 }
 
 /// What the service subscribes to, also for the crash explorer; `retry` is for sign-ups.

@@ -35,10 +35,15 @@ impl Validate for Login {
 }
 
 /// The same as the form of an OAuth 2 password grant.
-#[derive(Deserialize)]
-struct PasswordGrant {
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct PasswordGrant {
+    /// The address.
+    #[schema(example = "ann@example.com", max_length = 254)]
     username: String,
+    #[schema(value_type = String, format = Password, max_length = 256)]
     password: Password,
+    /// `password`, or left out.
+    #[schema(example = "password")]
     grant_type: Option<String>,
 }
 
@@ -86,8 +91,9 @@ impl FromRequest<Accounts> for Login {
     post,
     path = "/api/v1/auth/login",
     tag = "sessions",
+    security(()),
     request_body(
-        content((Login = "application/json"), (Login = "application/x-www-form-urlencoded")),
+        content((Login = "application/json"), (PasswordGrant = "application/x-www-form-urlencoded")),
         description = "JSON, or the form of an OAuth 2 password grant with `username` in the place of `email`"
     ),
     responses(

@@ -19,6 +19,7 @@ use crate::{credentials_repository, sessions_repository};
     post,
     path = "/api/v1/auth/logout",
     tag = "sessions",
+    security((), ("bearer" = []), ("password" = [])),
     params(("X-Requested-With" = Option<String>, Header, description = "Anything; for clients that are no browsers")),
     responses(
         (status = 204, description = "Signed out, now or before"),

@@ -38,6 +38,7 @@ const REFRESHES: Limit = Limit {
     post,
     path = "/api/v1/auth/refresh",
     tag = "sessions",
+    security(()),
     params(("X-Requested-With" = Option<String>, Header, description = "Anything; for clients that are no browsers")),
     responses(
         (status = 200, description = "A new access token, and a new cookie", body = crate::sessions::AccessToken),

@@ -77,6 +77,7 @@ pub(crate) struct VerificationAnswer {
     get,
     path = "/users/{user_id}",
     tag = "sign-up",
+    security((), ("bearer" = []), ("password" = [])),
     params(("user_id" = Uuid, Path, description = "The id that signing up answered")),
     responses(
         (status = 200, description = "The user", body = SignupView),
@@ -111,6 +112,7 @@ pub(crate) async fn read_signup(
     put,
     path = "/users/{user_id}",
     tag = "sign-up",
+    security((), ("bearer" = []), ("password" = [])),
     request_body(content = Option<VerificationToken>, description = "Not needed by an administrator, nor where POSTHASTE_AUTH is open"),
     params(("user_id" = Uuid, Path, description = "The id that signing up answered")),
     responses(

@@ -21,6 +21,7 @@ use store_message::StoreMessage;
 pub fn service() -> Service {
     Service {
         version: env!("CARGO_PKG_VERSION"),
+        license: Some(env!("CARGO_PKG_LICENSE")),
         ..Service::new("messages", build).with(MIGRATIONS)
     }
 }

@@ -28,6 +28,7 @@ const NAME: &str = "notifications";
 pub fn service() -> Service {
     Service {
         version: env!("CARGO_PKG_VERSION"),
+        license: Some(env!("CARGO_PKG_LICENSE")),
         ..Service::new(NAME, build).with(MIGRATIONS)
     }
 }

@@ -23,6 +23,11 @@ pub(crate) const BODY_BYTES: usize = 256 * 1024;
 /// An event to publish.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+// Without an event_id: who tries the same one out twice would see the first event only.
+#[schema(example = json!({
+    "user_id": "550e8400-e29b-41d4-a716-446655440000", "event_type": "user_registered",
+    "message": "Welcome!", "payload": {"email": "test@example.com"}
+}))]
 pub(crate) struct PublishEvent {
     /// Whom it is about.
     #[schema(example = "550e8400-e29b-41d4-a716-446655440000")]

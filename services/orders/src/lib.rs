@@ -19,6 +19,7 @@ use process_order::{ProcessOrder, tell_failure};
 pub fn service() -> Service {
     Service {
         version: env!("CARGO_PKG_VERSION"),
+        license: Some(env!("CARGO_PKG_LICENSE")),
         ..Service::new("orders", build).with(MIGRATIONS)
     }
 }

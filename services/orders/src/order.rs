@@ -59,7 +59,7 @@ pub(crate) struct Order {
     #[schema(value_type = f64, example = 99.99)]
     pub total_amount: Amount,
     /// What was ordered.
-    #[schema(value_type = Vec<Object>, example = json!([]))]
+    #[schema(value_type = Vec<serde_json::Value>, example = json!([]))]
     pub items: Box<RawValue>,
     /// `PROCESSED`.
     #[schema(example = "PROCESSED")]

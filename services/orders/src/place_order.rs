@@ -15,6 +15,7 @@ use posthaste_host::http::{ApiError, ApiJsonRaw, FieldError, IdempotencyKey, Val
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
 
 use crate::Orders;
 use crate::order::{Pair, Status, id_for_key, refusal};
@@ -31,14 +32,22 @@ pub(crate) struct NewOrder {
     #[schema(min_length = 1, max_length = 255, example = "user-456")]
     user_id: String,
     /// A number or decimal string above 0, at most 2 decimals and 99999999.99.
-    #[schema(value_type = f64, example = 99.99)]
+    #[schema(schema_with = amount)]
     total_amount: Box<RawValue>,
     /// The client's name for this order, 1–255 characters; it may come as `Idempotency-Key` instead.
     #[schema(min_length = 1, max_length = 255, example = "unique-key-001")]
     idempotency_key: Option<String>,
     /// What is ordered.
-    #[schema(value_type = Vec<Object>, example = json!([]))]
+    #[schema(value_type = Vec<serde_json::Value>, example = json!([]))]
     items: Box<RawValue>,
+}
+
+fn amount() -> OneOfBuilder {
+    OneOfBuilder::new()
+        .item(ObjectBuilder::new().schema_type(Type::Number))
+        .item(ObjectBuilder::new().schema_type(Type::String))
+        .description(Some("A number or decimal string above 0, at most 2 decimals and 99999999.99."))
+        .examples([serde_json::json!(99.99)])
 }
 
 impl Validate for NewOrder {

@@ -10,6 +10,7 @@ use http::{StatusCode, Uri};
 use tower::Service;
 use utoipa_axum::router::OpenApiRouter;
 
+use super::describe_api::describe;
 use super::pages::pages;
 use super::problem::ApiError;
 use super::request_context::RequestContext;
@@ -17,15 +18,11 @@ use super::request_context::RequestContext;
 /// Puts together the services' `routes`, the `system` routes (`/health` and its like) and the pages for people.
 ///
 /// Every path works with and without a slash at its end. What no route knows is a 404, another method a 405 with
-/// `Allow`, both as problems. `title` names the process in `/` and its API document.
-pub fn app(title: &str, version: &str, routes: OpenApiRouter, system: Router) -> Router {
-    let (routes, mut document) = routes.split_for_parts();
-    title.clone_into(&mut document.info.title);
-    version.clone_into(&mut document.info.version);
-    let openapi = document.to_json().unwrap_or_else(|error| {
-        tracing::error!(%error, "the API document cannot be written");
-        "{}".to_owned()
-    });
+/// `Allow`, both as problems. `title` names the process in `/` and its API document; `license` is an SPDX expression
+/// for the API.
+pub fn app(title: &str, version: &str, license: Option<&str>, routes: OpenApiRouter, system: Router) -> Router {
+    let (routes, document) = routes.split_for_parts();
+    let openapi = describe(title, version, license, document);
     let inner = routes
         .merge(system)
         .merge(pages(title, version, openapi))

@@ -8,6 +8,7 @@ mod body;
 mod catch_panic;
 mod check_host;
 mod client_address;
+mod describe_api;
 mod explain_decode;
 mod form;
 mod guard_connection;

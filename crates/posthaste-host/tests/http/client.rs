@@ -31,6 +31,9 @@ pub struct Note {
     text: String,
     count: Option<u8>,
     extra: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    free: Option<serde_json::Map<String, Value>>,
 }
 
 impl Validate for Note {
@@ -67,12 +70,12 @@ async fn list(ApiQuery(page): ApiQuery<Page>) -> String {
     format!("{:?}", page.limit)
 }
 
-#[utoipa::path(post, path = "/lenient", request_body = Note, responses((status = 200, description = "The note")))]
+#[utoipa::path(post, path = "/lenient", request_body = Note, responses((status = 200, description = "The note"), (status = 401, description = "No token")))]
 async fn lenient(ApiJson(note): ApiJson<Note, 400>) -> axum::Json<Note> {
     axum::Json(note)
 }
 
-#[utoipa::path(post, path = "/large", request_body = Note, responses((status = 200, description = "Its length")))]
+#[utoipa::path(post, path = "/large", request_body = Note, security(()), responses((status = 200, description = "Its length"), (status = 401, description = "Wrong password")))]
 async fn large(ApiJson(note): ApiJson<Note>) -> String {
     note.text.len().to_string()
 }
@@ -102,7 +105,7 @@ async fn correlation() -> String {
     posthaste::correlation::current().unwrap_or_default()
 }
 
-#[utoipa::path(get, path = "/broken", responses((status = 409, description = "Always")))]
+#[utoipa::path(get, path = "/broken", responses((status = 409, description = "Always"), (status = 500, description = "Own", body = Note)))]
 async fn broken() -> ApiError {
     ApiError::new(http::StatusCode::CONFLICT, "Taken")
         .detail("Somebody has it.")
@@ -134,7 +137,7 @@ pub async fn start(limits: Limits) -> Server {
     let system = Router::new()
         .route("/health", get(async || "ok"))
         .route("/foreign", get(async |_: axum::extract::Query<u8>| "never"));
-    let router = app("tests", "1.2.3", routes, system);
+    let router = app("tests", "1.2.3", Some("MIT OR Apache-2.0"), routes, system);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();

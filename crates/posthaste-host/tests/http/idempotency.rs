@@ -70,7 +70,7 @@ async fn a_repeat_gets_the_first_answer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let router = app("tests", "1", OpenApiRouter::new(), system);
+    let router = app("tests", "1", None, OpenApiRouter::new(), system);
     let ended = tokio::spawn(serve_with(listener, router, stop.clone(), DEADLINE, Limits::default()));
     let server = Server { address, stop, ended };
 

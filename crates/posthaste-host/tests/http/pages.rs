@@ -3,7 +3,7 @@
 use posthaste_host::http::Limits;
 use serde_json::json;
 
-use crate::client::{get_path, request, start};
+use crate::client::{get_path, post_json, request, start};
 
 #[tokio::test]
 async fn the_front_page_points_on() {
@@ -21,6 +21,52 @@ async fn the_document_lists_the_routes() {
     assert_eq!(document["info"]["title"], "tests");
     assert_eq!(document["info"]["version"], "1.2.3");
     assert!(document["paths"]["/notes"]["post"].is_object());
+}
+
+#[tokio::test]
+async fn the_document_is_about_this_api() {
+    let server = start(Limits::default()).await;
+    let document = get_path(&server, "/openapi.json").await.json();
+    let info = document["info"].as_object().unwrap();
+    assert_eq!(
+        info["license"],
+        json!({"name": "MIT or Apache-2.0", "identifier": "MIT OR Apache-2.0"})
+    );
+    assert!(info["description"].as_str().unwrap().contains("RFC 9457"), "{info:?}");
+    assert!(!info.contains_key("contact"), "{info:?}");
+}
+
+#[tokio::test]
+async fn the_document_says_which_operations_ask_for_a_token() {
+    let server = start(Limits::default()).await;
+    let document = get_path(&server, "/openapi.json").await.json();
+    let scheme = &document["components"]["securitySchemes"]["bearer"];
+    assert_eq!((&scheme["type"], &scheme["scheme"]), (&json!("http"), &json!("bearer")));
+    let security = |path: &str, method: &str| document["paths"][path][method]["security"].clone();
+    assert_eq!(security("/lenient", "post"), json!([{"bearer": []}]));
+    // A 401 that is about something else.
+    assert_eq!(security("/large", "post"), json!([]));
+    assert_eq!(security("/notes/", "get"), json!([]));
+}
+
+#[tokio::test]
+async fn the_document_knows_the_errors_and_what_may_have_any_member() {
+    let server = start(Limits::default()).await;
+    let document = get_path(&server, "/openapi.json").await.json();
+    let broken = &document["paths"]["/broken"]["get"]["responses"];
+    assert_eq!(
+        broken["409"]["content"],
+        json!({"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}})
+    );
+    assert!(broken["500"]["content"]["application/json"].is_object(), "{broken}");
+    let wrong = post_json(&server, "/notes", r#"{"text": ""}"#).await.json();
+    let problem = &document["components"]["schemas"]["Problem"]["properties"];
+    let members = |value: &serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    assert_eq!(members(problem), members(&wrong));
+    assert_eq!(members(&problem["errors"]["items"]["properties"]), members(&wrong["errors"][0]));
+    let note = &document["components"]["schemas"]["Note"];
+    assert_eq!(note["properties"]["free"]["additionalProperties"], true, "{note}");
+    assert!(note.get("additionalProperties").is_none(), "{note}");
 }
 
 #[tokio::test]
