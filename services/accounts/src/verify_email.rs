@@ -2,11 +2,12 @@
 //! administrator.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{FromRequest, Request as HttpRequest, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use chrono::{DateTime, Utc};
 use posthaste::mediator::{self, Answer, Request};
 use posthaste_host::auth::{Caller, Visitor};
@@ -282,42 +283,45 @@ fn verified(user_id: Uuid, actor: Option<String>, origin: Origin) -> AuditEvent 
     }
 }
 
-/// The pages that the links of mails open. They are no part of the API's documentation.
+/// The pages that the links of mails open. They are no part of the API's documentation. Their links are relative: what
+/// a proxy puts in front of them stays there.
 pub(crate) fn pages() -> OpenApiRouter<Accounts> {
+    const HTML: &str = "text/html; charset=utf-8";
+    const SCRIPT: &str = "text/javascript; charset=utf-8";
+    let mut router = OpenApiRouter::new();
+    for (path, page, script) in [
+        (
+            "/verify-email",
+            include_str!("../pages/verify_email.html"),
+            include_str!("../pages/verify_email.js"),
+        ),
+        (
+            "/reset-password",
+            include_str!("../pages/reset_password.html"),
+            include_str!("../pages/reset_password.js"),
+        ),
+    ] {
+        // With a slash at its end the page lies one step deeper.
+        let deeper = page.replace("src=\"", "src=\"../");
+        router = router
+            .route(path, file(HTML, page))
+            .route(&format!("{path}/"), file(HTML, deeper))
+            .route(&format!("{path}.js"), file(SCRIPT, script));
+    }
+    router
+}
+
+fn file(content_type: &'static str, text: impl Into<Bytes>) -> MethodRouter<Accounts> {
     const POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
         form-action 'none'; frame-ancestors 'none'";
-    let file = |content_type: &'static str, text: &'static str| {
-        get(move || async move {
-            let headers = [
-                (CONTENT_TYPE, content_type),
-                (CONTENT_SECURITY_POLICY, POLICY),
-                (CACHE_CONTROL, "no-cache"),
-            ];
-            let page: Response = (headers, text).into_response();
-            page
-        })
-    };
-    OpenApiRouter::new()
-        .route(
-            "/verify-email",
-            file("text/html; charset=utf-8", include_str!("../pages/verify_email.html")),
-        )
-        .route(
-            "/reset-password",
-            file("text/html; charset=utf-8", include_str!("../pages/reset_password.html")),
-        )
-        .route(
-            "/reset-password.js",
-            file(
-                "text/javascript; charset=utf-8",
-                include_str!("../pages/reset_password.js"),
-            ),
-        )
-        .route(
-            "/verify-email.js",
-            file(
-                "text/javascript; charset=utf-8",
-                include_str!("../pages/verify_email.js"),
-            ),
-        )
+    let text = text.into();
+    get(move || async move {
+        let headers = [
+            (CONTENT_TYPE, content_type),
+            (CONTENT_SECURITY_POLICY, POLICY),
+            (CACHE_CONTROL, "no-cache"),
+        ];
+        let page: Response = (headers, text.clone()).into_response();
+        page
+    })
 }

@@ -2,6 +2,8 @@
 //!
 //! Both viewers are compiled in and ask no other host for anything: scripts, styles and images come from here
 //! (the content security policy says so to the browser), Swagger UI's validator badge and Redoc's telemetry are off.
+//!
+//! All links are relative, so that the pages work behind a proxy that puts a path in front of them.
 
 use axum::Router;
 use axum::body::Body;
@@ -21,7 +23,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
     base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 const SWAGGER_START: &str = "window.ui = SwaggerUIBundle({
-  url: '/openapi.json',
+  url: new URL('../../openapi.json', document.currentScript.src).href,
   dom_id: '#swagger-ui',
   deepLinking: true,
   persistAuthorization: true,
@@ -32,8 +34,8 @@ const SWAGGER_START: &str = "window.ui = SwaggerUIBundle({
 });
 ";
 
-const REDOC_START: &str = "import { init } from '/redoc/assets/redoc.standalone.js';
-init('/openapi.json', { disableTelemetry: true }, document.getElementById('api'));
+const REDOC_START: &str = "import { init } from './redoc.standalone.js';
+init(new URL('../../openapi.json', import.meta.url).href, { disableTelemetry: true }, document.getElementById('api'));
 ";
 
 /// A file of a viewer, compressed when it was added to the repository.
@@ -72,9 +74,11 @@ pub(super) fn pages(title: &str, version: &str, openapi: String) -> Router {
     let title = escape(title);
     let mut router = Router::new();
     for (path, content_type, text) in [
-        ("/docs", "text/html; charset=utf-8", swagger_page(&title)),
+        ("/docs", "text/html; charset=utf-8", swagger_page(&title, "")),
+        ("/docs/", "text/html; charset=utf-8", swagger_page(&title, "../")),
         ("/docs/assets/start.js", JAVASCRIPT, SWAGGER_START.to_owned()),
-        ("/redoc", "text/html; charset=utf-8", redoc_page(&title)),
+        ("/redoc", "text/html; charset=utf-8", redoc_page(&title, "")),
+        ("/redoc/", "text/html; charset=utf-8", redoc_page(&title, "../")),
         ("/redoc/assets/start.js", JAVASCRIPT, REDOC_START.to_owned()),
         ("/openapi.json", "application/json", openapi),
     ] {
@@ -92,24 +96,26 @@ pub(super) fn pages(title: &str, version: &str, openapi: String) -> Router {
     router.route("/", get(async move || axum::Json(front.clone())))
 }
 
-fn swagger_page(title: &str) -> String {
+/// `up` leads from where the page is to the root.
+fn swagger_page(title: &str, up: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <link rel=\"stylesheet\" href=\"/docs/assets/swagger-ui.css\">\
-         <link rel=\"icon\" type=\"image/png\" href=\"/docs/assets/favicon-32x32.png\"></head>\
-         <body><div id=\"swagger-ui\"></div><script src=\"/docs/assets/swagger-ui-bundle.js\"></script>\
-         <script src=\"/docs/assets/start.js\"></script></body></html>\n"
+         <link rel=\"stylesheet\" href=\"{up}docs/assets/swagger-ui.css\">\
+         <link rel=\"icon\" type=\"image/png\" href=\"{up}docs/assets/favicon-32x32.png\"></head>\
+         <body><div id=\"swagger-ui\"></div><script src=\"{up}docs/assets/swagger-ui-bundle.js\"></script>\
+         <script src=\"{up}docs/assets/start.js\"></script></body></html>\n"
     )
 }
 
-fn redoc_page(title: &str) -> String {
+/// `up` as for [`swagger_page`].
+fn redoc_page(title: &str, up: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <link rel=\"icon\" type=\"image/png\" href=\"/docs/assets/favicon-32x32.png\"></head>\
+         <link rel=\"icon\" type=\"image/png\" href=\"{up}docs/assets/favicon-32x32.png\"></head>\
          <body style=\"margin:0\"><div id=\"api\"></div>\
-         <script type=\"module\" src=\"/redoc/assets/start.js\"></script></body></html>\n"
+         <script type=\"module\" src=\"{up}redoc/assets/start.js\"></script></body></html>\n"
     )
 }
 
@@ -165,8 +171,8 @@ mod tests {
     #[test]
     fn pages_name_no_other_host() {
         for text in [
-            &swagger_page("x"),
-            &redoc_page("x"),
+            &swagger_page("x", ""),
+            &redoc_page("x", "../"),
             SWAGGER_START,
             REDOC_START,
             PAGE_POLICY,
@@ -179,6 +185,6 @@ mod tests {
 
     #[test]
     fn a_title_is_text() {
-        assert!(swagger_page(&escape("<b>\"&")).contains("<title>&lt;b&gt;&quot;&amp;</title>"));
+        assert!(swagger_page(&escape("<b>\"&"), "").contains("<title>&lt;b&gt;&quot;&amp;</title>"));
     }
 }

@@ -159,7 +159,33 @@ async fn links_lead_where_the_configuration_says(stage: Stage) -> Result<()> {
         "{policy}"
     );
     assert_eq!(page.header("referrer-policy"), Some("no-referrer"));
-    assert_eq!(accounts.service.get("/verify-email.js").await?.status, 200);
+    accounts.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pages_of_mails_work_behind_a_path() -> Result<()> {
+    const PREFIX: &str = "https://accounts.example/below/it";
+    let stage = Stage::open().await?;
+    let accounts = Accounts::start(&stage).await?;
+    for (page, route) in [
+        ("/verify-email", "/api/v1/auth/verify-email"),
+        ("/reset-password", "/api/v1/auth/password-reset/confirm"),
+    ] {
+        for page in [page.to_owned(), format!("{page}/")] {
+            let at = url::Url::parse(&format!("{PREFIX}{page}"))?;
+            let html = accounts.service.get(&page).await?.text;
+            let (_, source) = html.split_once("<script src=\"").context("a script")?;
+            let script = at.join(source.split('"').next().unwrap_or_default())?;
+            let path = script.as_str().strip_prefix(PREFIX).context("the script leads out")?;
+            let file = accounts.service.get(path).await?;
+            assert_eq!(file.status, 200, "{script}");
+            let text = file.text;
+            let (_, asked) = text.split_once("new URL('").context("a route")?;
+            let asked = script.join(asked.split('\'').next().unwrap_or_default())?;
+            assert_eq!(asked.as_str(), format!("{PREFIX}{route}"));
+            assert!(text.contains("document.currentScript.src") && !text.contains("fetch('"), "{text}");
+        }
+    }
     accounts.stop().await
 }
 
