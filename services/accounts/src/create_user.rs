@@ -19,7 +19,7 @@ use crate::audit_repository::{self, AuditEvent, Origin, actor};
 use crate::check_caller::check_caller;
 use crate::email_address::EmailAddress;
 use crate::locate_user::locate_user;
-use crate::user::{UserView, check_email, check_name};
+use crate::user::{UserView, check_email, check_name, trimmed};
 use crate::users_repository::{self, NewUser};
 
 const SCOPE: &str = "accounts POST /api/v1/users";
@@ -32,9 +32,11 @@ pub(crate) struct UserToCreate {
     #[schema(max_length = 254, example = "ann@example.com")]
     email: String,
     /// Given name, 1–50 characters.
+    #[serde(deserialize_with = "trimmed")]
     #[schema(min_length = 1, max_length = 50, example = "Ann")]
     first_name: String,
     /// Family name, 1–50 characters.
+    #[serde(deserialize_with = "trimmed")]
     #[schema(min_length = 1, max_length = 50, example = "Lee")]
     last_name: String,
     /// At most 500 characters.

@@ -25,7 +25,7 @@ use crate::email_address::EmailAddress;
 use crate::locate_user::locate_user;
 use crate::onboard_user::SignupRequested;
 use crate::password::Password;
-use crate::user::{Verification, check_email, check_name};
+use crate::user::{Verification, check_email, check_name, trimmed};
 use crate::users_repository::{self, NewUser};
 use crate::waiting_passwords_repository;
 
@@ -42,9 +42,11 @@ pub(crate) struct NewSignup {
     #[schema(max_length = 254, example = "ann@example.com")]
     email: String,
     /// Given name, 1–100 characters.
+    #[serde(deserialize_with = "trimmed")]
     #[schema(min_length = 1, max_length = 100, example = "Ann")]
     first_name: String,
     /// Family name, 1–100 characters.
+    #[serde(deserialize_with = "trimmed")]
     #[schema(min_length = 1, max_length = 100, example = "Lee")]
     last_name: String,
     /// 15–256 characters of any kind; not a common one, and not the address.

@@ -20,7 +20,7 @@ use crate::check_caller::check_caller;
 use crate::create_user::{OneUser, check_bio};
 use crate::read_users::{shown, unknown};
 use crate::sessions_repository;
-use crate::user::{User, check_name};
+use crate::user::{User, check_name, trimmed_if_given};
 use crate::users_repository::{self, Changes};
 
 /// What to change; what is absent stays as it is.
@@ -28,9 +28,11 @@ use crate::users_repository::{self, Changes};
 #[serde(deny_unknown_fields)]
 pub(crate) struct UserChanges {
     /// Given name, 1–50 characters.
+    #[serde(default, deserialize_with = "trimmed_if_given")]
     #[schema(min_length = 1, max_length = 50, example = "Ann")]
     first_name: Option<String>,
     /// Family name, 1–50 characters.
+    #[serde(default, deserialize_with = "trimmed_if_given")]
     #[schema(min_length = 1, max_length = 50, example = "Lee")]
     last_name: Option<String>,
     /// At most 500 characters; `null` takes it away.

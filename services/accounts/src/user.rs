@@ -3,11 +3,11 @@
 use chrono::{DateTime, Utc};
 use contracts::check_line;
 use posthaste_host::http::FieldError;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::email_address::{EmailAddress, is_invisible};
+use crate::email_address::{EmailAddress, hides_something, trim_blanks};
 
 /// The role that may manage others.
 pub(crate) const ADMIN: &str = "admin";
@@ -96,13 +96,25 @@ impl From<User> for UserView {
     }
 }
 
+/// A text without the blanks at its ends: names keep none.
+pub(crate) fn trimmed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok(trim_blanks(&text).to_owned())
+}
+
+/// As [`trimmed`], for a member that may be absent or `null`.
+pub(crate) fn trimmed_if_given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.map(|text| trim_blanks(&text).to_owned()))
+}
+
 /// A name: one line that shows something, of 1 to `longest` characters.
 pub(crate) fn check_name(pointer: &'static str, name: &str, longest: usize, errors: &mut Vec<FieldError>) {
     if let Err(rule) = check_line(name, longest) {
         errors.push(FieldError::new(pointer, "value", rule.to_string()));
     } else if name.trim().is_empty() {
         errors.push(FieldError::new(pointer, "value", "must not be blank"));
-    } else if name.chars().any(is_invisible) {
+    } else if hides_something(name) {
         errors.push(FieldError::new(
             pointer,
             "value",

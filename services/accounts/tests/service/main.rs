@@ -13,6 +13,7 @@ mod guard_doors;
 mod keep_secrets;
 mod mailbox;
 mod manage_users;
+mod name_people;
 mod over_rabbitmq;
 mod overload;
 mod probe_doors;
