@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::{Finding, SourceFile};
 
 /// What belongs to a host, a command line or one transport; `posthaste` and the services know none of it.
-const HOST_ONLY: [&str; 4] = ["clap", "dotenvy", "hyper", "hyper-util"];
+const HOST_ONLY: [&str; 3] = ["clap", "hyper", "hyper-util"];
 const HTTP: [&str; 5] = ["axum", "tower", "tower-http", "utoipa", "utoipa-axum"];
 const TRANSPORTS: [&str; 2] = ["lapin", "rdkafka"];
 

@@ -7,6 +7,7 @@ pub(crate) mod check_value;
 mod error;
 pub mod keys;
 mod nearest;
+mod read_env_file;
 pub mod show;
 mod sources;
 mod token_keys;
@@ -308,7 +309,11 @@ fn read(sources: &Sources, named: &Named) -> Result<Option<(usize, Setting)>, Co
         return match std::fs::read_to_string(path) {
             Ok(text) => {
                 let setting = Setting {
-                    value: text.trim_end_matches(['\r', '\n']).to_owned(),
+                    // Some editors put a mark at the beginning of a file.
+                    value: text
+                        .trim_start_matches('\u{feff}')
+                        .trim_end_matches(['\r', '\n'])
+                        .to_owned(),
                     origin: Origin::SecretFile(path.to_owned(), Box::new(origin.clone())),
                 };
                 Ok(Some((place, setting)))

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::error::{ConfigError, ConfigErrors, WrongValue};
+use super::read_env_file::read_env_file;
 
 /// Where a value stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +89,7 @@ impl Sources {
         sources
     }
 
-    /// Adds a `.env` file if it is there.
+    /// Adds a `.env` file if it is there. Nothing is substituted in its values.
     ///
     /// # Errors
     /// When it is there and cannot be read.
@@ -98,20 +99,15 @@ impl Sources {
             path: name.clone(),
             reason,
         };
-        let lines = match dotenvy::from_path_iter(path) {
-            Ok(lines) => lines,
-            Err(error) if error.not_found() => return Ok(self),
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self),
             Err(error) => return Err(unreadable(error.to_string()).into()),
         };
-        let mut values = Vec::new();
-        for line in lines {
-            // The message of dotenvy quotes the whole line, which may hold a secret.
-            let (key, value) = line.map_err(|error| match error {
-                dotenvy::Error::LineParse(_, at) => unreadable(format!("a line cannot be read at its character {at}")),
-                other => unreadable(other.to_string()),
-            })?;
-            values.push((key, (value, Origin::File(name.clone()))));
-        }
+        let pairs = read_env_file(&bytes).map_err(|bad| unreadable(bad.to_string()))?;
+        let values = pairs
+            .into_iter()
+            .map(|(key, value)| (key, (value, Origin::File(name.clone()))));
         Ok(self.layer(values, false))
     }
 

@@ -114,6 +114,33 @@ fn secrets_come_from_files_and_only_once() -> Result<()> {
 }
 
 #[test]
+fn an_env_file_is_read_as_people_write_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join(".env");
+    let text = "\u{feff}PORT=9001\r\nAPP_NAME=my app\r\nMAIL_FROM=posthaste <no-reply@example.com>\r\n\
+        DB_HOST=db\r\nDB_USER=me\r\nDB_PASSWORD=S3cr$t-pass\r\n";
+    std::fs::write(&path, text)?;
+    let config = Config::load(Sources::new().env_file(&path)?, &SERVICES)?;
+    ensure!(config.listen.port() == 9001);
+    ensure!(config.settings.get("APP_NAME").as_deref() == Some("my app"));
+    ensure!(config.settings.get("MAIL_FROM").as_deref() == Some("posthaste <no-reply@example.com>"));
+    let url = config.database_url("orders")?.value;
+    ensure!(url == "postgres://me:S3cr$t-pass@db:5432", "{url}");
+
+    std::fs::write(&path, "PORT=9001\n# fine\nhunter2\n")?;
+    let error = Sources::new().env_file(&path).err().context("it was accepted")?.to_string();
+    ensure!(error.contains("line 3: write NAME=VALUE") && !error.contains("hunter2"), "{error}");
+
+    // A secret of its own file may have the mark, too.
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "\u{feff}hunter2\r\n")?;
+    let named = secret.to_str().context("path")?;
+    let config = load(&[("MQ_PASSWORD_FILE", named)])?;
+    ensure!(config.settings.get("MQ_PASSWORD").as_deref() == Some("hunter2"));
+    Ok(())
+}
+
+#[test]
 fn the_first_place_wins_under_whatever_name() -> Result<()> {
     let load = |environment: &[(&str, &str)], toml: &str| -> Result<Config> {
         let pairs = environment
