@@ -1,6 +1,6 @@
 //! The cookie with the refresh token: where it is set, how it is read, and who may make a browser send it.
 
-use axum::http::header::{CONTENT_TYPE, COOKIE, HOST, ORIGIN};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, ORIGIN, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use posthaste_host::Settings;
 use posthaste_host::http::ApiError;
@@ -91,7 +91,8 @@ impl RefreshCookie {
     /// # Errors
     /// 403 for other sites; 415 for a body that is no JSON.
     pub fn check_site(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        if let Some(kind) = headers.get(CONTENT_TYPE) {
+        // Some clients give an empty body a type.
+        if let Some(kind) = headers.get(CONTENT_TYPE).filter(|_| has_body(headers)) {
             let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
             if !kind.trim().eq_ignore_ascii_case("application/json") {
                 return Err(ApiError::of(StatusCode::UNSUPPORTED_MEDIA_TYPE)
@@ -138,6 +139,11 @@ impl RefreshCookie {
         };
         if own { From::Here } else { From::Elsewhere }
     }
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
+    headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != b"0")
 }
 
 enum From {
@@ -205,6 +211,9 @@ mod tests {
         assert!(allowed(&[("sec-fetch-site", "same-origin")]));
         assert!(allowed(&[("origin", "https://good.example")]));
         assert!(allowed(&[("x-requested-with", "curl")]));
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        assert!(allowed(&[form, ("sec-fetch-site", "same-origin")]), "without a body");
+        assert!(allowed(&[form, ("content-length", "0"), ("x-requested-with", "axios")]));
         for refused in [
             [("sec-fetch-site", "cross-site")].as_slice(),
             &[("sec-fetch-site", "same-site")],
@@ -217,7 +226,13 @@ mod tests {
             &[("origin", "https://good.example.evil.example")],
             &[("origin", "http://good.example")],
             &[("origin", "https://evil.example"), ("x-requested-with", "x")],
-            &[("content-type", "text/plain"), ("sec-fetch-site", "same-origin")],
+            &[
+                ("content-type", "text/plain"),
+                ("content-length", "1"),
+                ("sec-fetch-site", "same-origin"),
+            ],
+            &[form, ("transfer-encoding", "chunked"), ("sec-fetch-site", "same-origin")],
+            &[form, ("content-length", "0")],
             &[],
         ] {
             assert!(!allowed(refused), "{refused:?}");

@@ -108,12 +108,14 @@ enum Condition {
     None,
     /// One of these versions.
     Versions(Vec<i64>),
+    /// Weak tags only, none of which ever matches.
+    Weak,
 }
 
 impl Condition {
     fn of(headers: &HeaderMap) -> Self {
         let mut versions = Vec::new();
-        let mut some = false;
+        let (mut some, mut all_weak) = (false, true);
         for value in headers.get_all(IF_MATCH) {
             some = true;
             let text = value.to_str().unwrap_or_default();
@@ -122,10 +124,15 @@ impl Condition {
             }
             // A weak tag never matches, and neither does one that is not ours.
             let tags = text.split(',').map(str::trim);
+            all_weak &= tags.clone().all(|tag| tag.starts_with("W/"));
             let numbers = tags.filter_map(|tag| tag.strip_prefix('"')?.strip_suffix('"')?.parse::<i64>().ok());
             versions.extend(numbers);
         }
-        if some { Self::Versions(versions) } else { Self::None }
+        match some {
+            true if all_weak => Self::Weak,
+            true => Self::Versions(versions),
+            false => Self::None,
+        }
     }
 }
 
@@ -158,6 +165,11 @@ impl Answer<UpdateUser> for Accounts {
         }
         let changed =
             || ApiError::of(StatusCode::PRECONDITION_FAILED).detail("The user has changed since it was read.");
+        // Proxies that compress make them so.
+        let weak = || {
+            ApiError::of(StatusCode::PRECONDITION_FAILED)
+                .detail("A weak ETag never matches in If-Match; send it without W/.")
+        };
         let mut tx = self.context.store.begin().await?;
         check_caller(&tx, &caller).await?;
         let before = users_repository::find_in(&tx, user_id).await?.ok_or_else(unknown)?;
@@ -165,6 +177,7 @@ impl Answer<UpdateUser> for Accounts {
             Condition::None => None,
             Condition::Versions(versions) if versions.contains(&before.version) => Some(before.version),
             Condition::Versions(_) => return Err(changed()),
+            Condition::Weak => return Err(weak()),
         };
         let (members, changes) = of(changes);
         if members.is_empty() {
@@ -234,7 +247,7 @@ mod tests {
         for (text, versions) in [
             ("\"3\"", vec![3]),
             ("\"3\", \"4\"", vec![3, 4]),
-            ("W/\"3\"", vec![]),
+            ("W/\"3\", \"4\"", vec![4]),
             ("3", vec![]),
             ("\"x\"", vec![]),
             ("", vec![]),
@@ -242,6 +255,8 @@ mod tests {
             let headers = HeaderMap::from_iter([(IF_MATCH, HeaderValue::from_static(text))]);
             assert_eq!(Condition::of(&headers), Condition::Versions(versions), "{text}");
         }
+        let weak = HeaderMap::from_iter([(IF_MATCH, HeaderValue::from_static("W/\"3\", W/\"4\""))]);
+        assert_eq!(Condition::of(&weak), Condition::Weak);
         let any = HeaderMap::from_iter([(IF_MATCH, HeaderValue::from_static("*"))]);
         assert_eq!(Condition::of(&any), Condition::None);
         assert_eq!(Condition::of(&HeaderMap::new()), Condition::None);

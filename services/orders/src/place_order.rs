@@ -53,6 +53,10 @@ fn amount() -> OneOfBuilder {
 impl Validate for NewOrder {
     fn validate(&self, errors: &mut Vec<FieldError>) {
         let name = |name: Option<&String>| name.map_or(Ok(()), |name| OrderCreated::check_name(name));
+        // Clients take these two for steps in a path, escaped or not: nobody could read such an order.
+        if self.order_id.as_ref().is_some_and(|id| id == "." || id == "..") {
+            errors.push(FieldError::new("/orderId", "value", "must not be . or .."));
+        }
         let checks = [
             ("/orderId", name(self.order_id.as_ref())),
             ("/userId", name(Some(&self.user_id))),

@@ -156,6 +156,8 @@ async fn what_breaks_a_rule_is_refused_with_its_member(database: TestDatabase) -
     let bad = [
         ("orderId", json!("")),
         ("orderId", json!(7)),
+        ("orderId", json!(".")),
+        ("orderId", json!("..")),
         ("userId", json!("x".repeat(256))),
         ("userId", Value::Null),
         ("totalAmount", json!(0)),
