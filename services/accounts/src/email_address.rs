@@ -80,7 +80,10 @@ fn domain_part(domain: &str) -> Result<String, &'static str> {
         return Err("must have a domain after the @");
     }
     // Some of these the mapping would drop in silence. Joiners it keeps, and judges by their neighbours.
-    if domain.chars().any(|c| c.is_control() || is_invisible(c) && !is_joiner(c)) {
+    if domain
+        .chars()
+        .any(|c| c.is_control() || is_invisible(c) && !is_joiner(c))
+    {
         return Err("must not contain invisible characters");
     }
     let ascii = |c: char| !c.is_ascii() || c.is_ascii_alphanumeric() || c == '-' || c == '.';
@@ -93,7 +96,10 @@ fn domain_part(domain: &str) -> Result<String, &'static str> {
     if domain.split('.').any(str::is_empty) {
         return Err("must have no dot at the start or end of the domain, and no two in a row");
     }
-    if domain.split('.').any(|label| label.starts_with('-') || label.ends_with('-')) {
+    if domain
+        .split('.')
+        .any(|label| label.starts_with('-') || label.ends_with('-'))
+    {
         return Err("must have no hyphen at the start or end of a part of the domain");
     }
     if domain.split('.').any(|label| label.len() > 63 && label.is_ascii()) {
@@ -244,7 +250,10 @@ mod tests {
             ("a@ex\u{202e}ample.com", "invisible"),
             ("a@[127.0.0.1]", "not an IP address"),
             ("a@127.0.0.1", "not an IP address"),
-            ("a@sub_domain.example.com", "only letters, digits, hyphens and dots after"),
+            (
+                "a@sub_domain.example.com",
+                "only letters, digits, hyphens and dots after",
+            ),
             ("a@exa mple.com", "only letters, digits, hyphens and dots after"),
             ("a@example.com.", "of the domain, and no two in a row"),
             ("a@-a.com", "no hyphen"),

@@ -46,7 +46,9 @@ fn amount() -> OneOfBuilder {
     OneOfBuilder::new()
         .item(ObjectBuilder::new().schema_type(Type::Number))
         .item(ObjectBuilder::new().schema_type(Type::String))
-        .description(Some("A number or decimal string above 0, at most 2 decimals and 99999999.99."))
+        .description(Some(
+            "A number or decimal string above 0, at most 2 decimals and 99999999.99.",
+        ))
         .examples([serde_json::json!(99.99)])
 }
 

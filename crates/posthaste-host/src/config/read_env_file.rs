@@ -77,7 +77,9 @@ impl<'t> Rest<'t> {
             self.end_line();
             return Ok(None);
         }
-        let named = content.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t']));
+        let named = content
+            .strip_prefix("export")
+            .filter(|rest| rest.starts_with([' ', '\t']));
         let Some((name, value)) = named.unwrap_or(content).split_once('=') else {
             return Err(self.bad(None, "write NAME=VALUE"));
         };
@@ -234,7 +236,10 @@ mod tests {
             (b"\nA: hunter2", "line 2: write NAME=VALUE"),
             (b"A=b\nB='hunter2\nC=d\n", "line 2, B: the quote is not closed"),
             (b"B=\"hunter2\\\"", "line 1, B: the quote is not closed"),
-            (b"A='one\ntwo' hunter2", "line 2, A: something stands behind the closing quote"),
+            (
+                b"A='one\ntwo' hunter2",
+                "line 2, A: something stands behind the closing quote",
+            ),
             (b"=hunter2", "line 1: what stands before the = is no name"),
             (b"my key=hunter2", "line 1: what stands before the = is no name"),
             (b"1A=hunter2", "line 1: what stands before the = is no name"),

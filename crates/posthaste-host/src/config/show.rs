@@ -78,7 +78,11 @@ pub fn table(lines: &[Shown]) -> String {
     lines
         .iter()
         .map(|line| {
-            let origin = if line.origin.is_empty() { "not set" } else { &line.origin };
+            let origin = if line.origin.is_empty() {
+                "not set"
+            } else {
+                &line.origin
+            };
             let note = line.note.as_ref().map_or_else(String::new, |note| format!("; {note}"));
             format!("{:names$}  {:values$}  {origin}{note}\n", line.name, line.value)
         })

@@ -176,7 +176,10 @@ impl Sources {
 
     /// The service link that stands under the name of `key`.
     pub(super) fn service_link(&self, key: &str) -> Option<&str> {
-        self.layers.iter().find_map(|layer| layer.links.get(key)).map(String::as_str)
+        self.layers
+            .iter()
+            .find_map(|layer| layer.links.get(key))
+            .map(String::as_str)
     }
 
     /// The keys in places where each has to be known.

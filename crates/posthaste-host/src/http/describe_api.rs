@@ -41,7 +41,11 @@ pub(super) fn describe(title: &str, version: &str, license: Option<&str>, mut do
         .map(|scheme| json!({ scheme: [] }))
         .collect();
     let paths = document["paths"].as_object_mut();
-    for item in paths.into_iter().flat_map(Map::values_mut).filter_map(Value::as_object_mut) {
+    for item in paths
+        .into_iter()
+        .flat_map(Map::values_mut)
+        .filter_map(Value::as_object_mut)
+    {
         // A path has members that are no operations, none of which has responses.
         for operation in item.values_mut().filter(|member| member["responses"].is_object()) {
             secure(operation, &any);
@@ -88,7 +92,10 @@ fn open_objects(value: &mut Value) {
                 members.insert("additionalProperties".to_owned(), true.into());
             }
             let examples = ["example", "examples", "default"];
-            for (_, member) in members.iter_mut().filter(|(name, _)| !examples.contains(&name.as_str())) {
+            for (_, member) in members
+                .iter_mut()
+                .filter(|(name, _)| !examples.contains(&name.as_str()))
+            {
                 open_objects(member);
             }
         }

@@ -22,8 +22,24 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
     img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; \
     base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-const SWAGGER_START: &str = "window.ui = SwaggerUIBundle({
-  url: new URL('../../openapi.json', document.currentScript.src).href,
+/// Makes what is relative in the document absolute: both viewers would take it as relative to their page.
+const PLACE: &str = "const place = (document) => {
+  const base = new URL('./', at);
+  document.servers = [{ url: base.href.replace(/[/]$/, '') }];
+  for (const scheme of Object.values(document.components?.securitySchemes ?? {})) {
+    for (const flow of Object.values(scheme.flows ?? {})) flow.tokenUrl = new URL(flow.tokenUrl, base).href;
+  }
+  return document;
+};
+";
+
+const SWAGGER_START: &str = "const at = new URL('../../openapi.json', document.currentScript.src);
+window.ui = SwaggerUIBundle({
+  url: at.href,
+  responseInterceptor: (response) => {
+    if (response.ok && response.url === at.href) response.text = JSON.stringify(place(JSON.parse(response.text)));
+    return response;
+  },
   dom_id: '#swagger-ui',
   deepLinking: true,
   persistAuthorization: true,
@@ -35,7 +51,9 @@ const SWAGGER_START: &str = "window.ui = SwaggerUIBundle({
 ";
 
 const REDOC_START: &str = "import { init } from './redoc.standalone.js';
-init(new URL('../../openapi.json', import.meta.url).href, { disableTelemetry: true }, document.getElementById('api'));
+const at = new URL('../../openapi.json', import.meta.url);
+const response = await fetch(at);
+init(place(await response.json()), { disableTelemetry: true }, document.getElementById('api'));
 ";
 
 /// A file of a viewer, compressed when it was added to the repository.
@@ -76,10 +94,10 @@ pub(super) fn pages(title: &str, version: &str, openapi: String) -> Router {
     for (path, content_type, text) in [
         ("/docs", "text/html; charset=utf-8", swagger_page(&title, "")),
         ("/docs/", "text/html; charset=utf-8", swagger_page(&title, "../")),
-        ("/docs/assets/start.js", JAVASCRIPT, SWAGGER_START.to_owned()),
+        ("/docs/assets/start.js", JAVASCRIPT, format!("{PLACE}{SWAGGER_START}")),
         ("/redoc", "text/html; charset=utf-8", redoc_page(&title, "")),
         ("/redoc/", "text/html; charset=utf-8", redoc_page(&title, "../")),
-        ("/redoc/assets/start.js", JAVASCRIPT, REDOC_START.to_owned()),
+        ("/redoc/assets/start.js", JAVASCRIPT, format!("{PLACE}{REDOC_START}")),
         ("/openapi.json", "application/json", openapi),
     ] {
         let etag = tag(&Sha256::digest(&text)[..8]);
@@ -173,6 +191,7 @@ mod tests {
         for text in [
             &swagger_page("x", ""),
             &redoc_page("x", "../"),
+            PLACE,
             SWAGGER_START,
             REDOC_START,
             PAGE_POLICY,

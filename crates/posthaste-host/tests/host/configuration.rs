@@ -128,8 +128,15 @@ fn an_env_file_is_read_as_people_write_it() -> Result<()> {
     ensure!(url == "postgres://me:S3cr$t-pass@db:5432", "{url}");
 
     std::fs::write(&path, "PORT=9001\n# fine\nhunter2\n")?;
-    let error = Sources::new().env_file(&path).err().context("it was accepted")?.to_string();
-    ensure!(error.contains("line 3: write NAME=VALUE") && !error.contains("hunter2"), "{error}");
+    let error = Sources::new()
+        .env_file(&path)
+        .err()
+        .context("it was accepted")?
+        .to_string();
+    ensure!(
+        error.contains("line 3: write NAME=VALUE") && !error.contains("hunter2"),
+        "{error}"
+    );
 
     // A secret of its own file may have the mark, too.
     let secret = folder.path().join("secret");
@@ -249,7 +256,11 @@ fn service_links_of_kubernetes_are_not_ports() -> Result<()> {
     let config = Config::load(sources.toml("posthaste.toml", "mq_port = 5673")?, &SERVICES)?;
     ensure!(config.broker_url("orders")?.value == "amqp://mq:5673");
     // Anything else that is no port is a slip, as before.
-    for (key, value) in [("MQ_PORT", "tcp://mq:5672"), ("MQ_PORT", "http://10.0.0.1:1"), ("PORT", "tcp://10.0.0.1:1")] {
+    for (key, value) in [
+        ("MQ_PORT", "tcp://mq:5672"),
+        ("MQ_PORT", "http://10.0.0.1:1"),
+        ("PORT", "tcp://10.0.0.1:1"),
+    ] {
         refusal(environment(&[(key, value)]))?;
     }
     Ok(())

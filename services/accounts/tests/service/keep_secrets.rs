@@ -183,7 +183,10 @@ async fn the_pages_of_mails_work_behind_a_path() -> Result<()> {
             let (_, asked) = text.split_once("new URL('").context("a route")?;
             let asked = script.join(asked.split('\'').next().unwrap_or_default())?;
             assert_eq!(asked.as_str(), format!("{PREFIX}{route}"));
-            assert!(text.contains("document.currentScript.src") && !text.contains("fetch('"), "{text}");
+            assert!(
+                text.contains("document.currentScript.src") && !text.contains("fetch('"),
+                "{text}"
+            );
         }
     }
     accounts.stop().await

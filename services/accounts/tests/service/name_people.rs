@@ -16,9 +16,14 @@ const SHRI: &str = "\u{dc1}\u{dca}\u{200d}\u{dbb}\u{dd3}";
 async fn names_of_every_language_are_taken_and_keep_no_blanks() -> Result<()> {
     let stage = Stage::open().await?;
     let accounts = Accounts::start(&stage).await?;
-    for (n, (name, kept)) in [(ALIREZA, ALIREZA), (SHRI, SHRI), (" Ann\u{a0}", "Ann"), ("Mary Jane ", "Mary Jane")]
-        .into_iter()
-        .enumerate()
+    for (n, (name, kept)) in [
+        (ALIREZA, ALIREZA),
+        (SHRI, SHRI),
+        (" Ann\u{a0}", "Ann"),
+        ("Mary Jane ", "Mary Jane"),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let body = json!({"email": format!("m{n}@example.com"), "first_name": name, "last_name": name});
         let made = accounts.service.post(USERS, &body).await?;
