@@ -8,6 +8,7 @@ mod keep_files_private;
 mod program;
 mod serve_and_stop;
 mod show_config;
+mod trace_calls;
 
 use anyhow::{Result, ensure};
 use program::Program;

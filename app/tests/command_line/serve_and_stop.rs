@@ -34,7 +34,7 @@ pub async fn api_of(child: &mut Child) -> Result<String> {
     value(&banner(&mut lines).await?, "API")
 }
 
-async fn signal(child: &Child, name: &str) -> Result<()> {
+pub async fn signal(child: &Child, name: &str) -> Result<()> {
     let id = child.id().context("it has ended")?.to_string();
     let sent = Command::new("kill").args([name, &id]).status().await?;
     ensure!(sent.success(), "kill {name}");

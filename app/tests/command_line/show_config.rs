@@ -119,3 +119,55 @@ async fn check_refuses_what_a_service_would_and_makes_nothing() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn check_says_what_has_no_effect() -> Result<()> {
+    let program = Program::new()?;
+    std::fs::write(program.folder().join(".env"), "DB_NAME=shop\nAPP_NAME=${NAME}\n")?;
+    let variables = [
+        ("DB_USER", "me"),
+        ("DB_PASSWORD", "canary"),
+        ("RABBITMQ_USER", "me"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_TRACES_EXPORTER", "console"),
+        ("OTEL_SDK_DISABLED", "true"),
+        ("BIND_ADDRESS", "0.0.0.0"),
+        ("PUBLIC_URL", "http://myhost.test:8000"),
+    ];
+    let checked = program.run(&["config", "check"], &variables).await?;
+    ensure!(checked.code == 0 && !checked.stdout.contains("canary"), "{checked:?}");
+    for warning in [
+        "warning: DB_NAME (.env), DB_USER (environment), DB_PASSWORD (environment) are not used, because DB_HOST is not \
+         set; DATABASE_URL is sqlite:data/posthaste.db (default)",
+        "warning: RABBITMQ_USER (environment) is not used, because RABBITMQ_HOST is not set; BROKER_URL is sql: (default)",
+        "warning: APP_NAME (.env) has ${…} in it",
+        "warning: OTEL_EXPORTER_OTLP_PROTOCOL=grpc (environment): write one of http/protobuf; it is ignored",
+        "warning: OTEL_TRACES_EXPORTER=console (environment)",
+        "warning: PUBLIC_URL is http://myhost.test: the refresh cookie has Secure",
+    ] {
+        ensure!(checked.stdout.contains(warning), "{warning}: {checked:?}");
+    }
+    ensure!(checked.stdout.ends_with("the configuration is fine\n"), "{checked:?}");
+
+    let used = [
+        ("DB_HOST", "db"),
+        ("DB_USER", "me"),
+        ("RABBITMQ_HOST", "mq"),
+        ("RABBITMQ_USER", "me"),
+        ("BIND_ADDRESS", "0.0.0.0"),
+        ("PUBLIC_URL", "http://localhost:8000"),
+    ];
+    std::fs::remove_file(program.folder().join(".env"))?;
+    let checked = program.run(&["config", "check"], &used).await?;
+    ensure!(checked.stdout == "the configuration is fine\n", "{checked:?}");
+    // A Service of Kubernetes that is called as our keys begin.
+    let link = [
+        ("RABBITMQ_PORT", "tcp://10.96.0.12:5672"),
+        ("DB_PORT", "tcp://10.96.0.13:5432"),
+    ];
+    for command in ["check", "show"] {
+        let ran = program.run(&["config", command], &link).await?;
+        ensure!(ran.code == 0, "{ran:?}");
+    }
+    Ok(())
+}

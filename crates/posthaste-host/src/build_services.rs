@@ -43,9 +43,11 @@ const NOWHERE: &str = "postgres://nowhere.invalid/nothing";
 
 /// Refuses what a start would refuse of the configuration. No database is asked, no file made, nobody called.
 ///
+/// Returns what the services warn of.
+///
 /// # Errors
 /// What is wrong.
-pub(crate) fn rehearse(services: &[Service], config: &Config) -> Result<(), OpenError> {
+pub(crate) fn rehearse(services: &[Service], config: &Config) -> Result<Vec<String>, OpenError> {
     let names: Vec<&str> = services.iter().map(|service| service.name).collect();
     config.check_services(&names)?;
     let mut databases = Vec::new();
@@ -58,6 +60,6 @@ pub(crate) fn rehearse(services: &[Service], config: &Config) -> Result<(), Open
     for context in &mut contexts {
         context.is_rehearsal = true;
     }
-    build(services, &contexts, config)?;
-    Ok(())
+    let built = build(services, &contexts, config)?;
+    Ok(built.into_iter().flat_map(|parts| parts.warnings).collect())
 }

@@ -104,6 +104,9 @@ impl Host {
         let mut loops: Vec<Vec<Loops>> = databases.iter().map(|_| Vec::new()).collect();
         for (context, parts) in contexts.iter().zip(build(services, &contexts, config)?) {
             context.broker.learn(&parts.subscriptions);
+            for warning in &parts.warnings {
+                tracing::warn!(service = context.name, "{warning}");
+            }
             if config.roles.api {
                 routes = routes.merge(parts.routes);
             }
@@ -157,7 +160,13 @@ impl Host {
             metrics,
             stores,
         });
-        let router = http::app(&title, version, license, routes.layer(come_again).layer(own_host), system);
+        let router = http::app(
+            &title,
+            version,
+            license,
+            routes.layer(come_again).layer(own_host),
+            system,
+        );
         host.server
             .spawn(http::serve(listener, router, host.stop.clone(), DRAIN));
         Ok(host)

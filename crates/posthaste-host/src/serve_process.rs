@@ -78,6 +78,9 @@ pub(crate) async fn serve(services: &[Service], config: &Config, started: Instan
     config.check_services(&names)?;
     let mut signals = Signals::listen().map_err(ServeError::Signals)?;
     let telemetry = telemetry::install(config, &names, Target::Stdout)?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     if config.is_openly_reachable() {
         tracing::warn!(
             address = %config.listen,

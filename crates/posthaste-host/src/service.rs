@@ -118,6 +118,8 @@ pub struct ServiceParts {
     pub subscriptions: Vec<Subscription>,
     /// What tells good tokens from bad for the whole process; the accounts service has it.
     pub verifier: Option<Verifier>,
+    /// What a person should know of its settings, a sentence each; it starts all the same.
+    pub warnings: Vec<String>,
 }
 
 impl ServiceParts {
@@ -127,6 +129,7 @@ impl ServiceParts {
             routes,
             subscriptions: subscriptions.into_iter().collect(),
             verifier: None,
+            warnings: Vec::new(),
         }
     }
 }

@@ -57,6 +57,7 @@ use utoipa_axum::routes;
 use hash_password::PasswordHashing;
 use mail_user::{MailRequested, MailUser};
 use onboard_user::{OnboardUser, SignupRequested};
+use refresh_cookie::RefreshCookie;
 use reset_password::{MailReset, ResetRequested};
 pub use send_mail::Mailer;
 use sessions::Sessions;
@@ -197,8 +198,10 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
     let mailer = Mailer::of(&context.settings)?;
     let verifier = verify_access::verifier(context, &accounts.sessions);
     let retry = onboard_user::retry(&context.settings)?;
+    let cookie_warning = RefreshCookie::warning(&context.settings).into_iter().collect();
     let mut parts = ServiceParts::new(routes(accounts), subscriptions(mailer, retry));
     parts.verifier = Some(verifier);
+    parts.warnings = cookie_warning;
     Ok(parts)
 }
 

@@ -36,6 +36,24 @@ impl RefreshCookie {
         }
     }
 
+    /// What becomes of the cookie where people reach the process without TLS by a name that is not their own machine's.
+    pub fn warning(settings: &Settings) -> Option<String> {
+        let url = url::Url::parse(&settings.get("PUBLIC_URL")?).ok()?;
+        let own = match url.host()? {
+            url::Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
+            url::Host::Ipv4(address) => address.is_loopback(),
+            url::Host::Ipv6(address) => address.is_loopback(),
+        };
+        let lost = Self::of(settings).secure && url.scheme() == "http" && !own;
+        lost.then(|| {
+            format!(
+                "PUBLIC_URL is http://{}: the refresh cookie has Secure, and browsers send it over https only; people \
+                 sign in there and are signed out after ACCESS_TOKEN_SECONDS",
+                url.host_str().unwrap_or_default()
+            )
+        })
+    }
+
     fn name(&self) -> &'static str {
         if self.secure { "__Host-refresh" } else { "refresh" }
     }
@@ -231,7 +249,11 @@ mod tests {
                 ("content-length", "1"),
                 ("sec-fetch-site", "same-origin"),
             ],
-            &[form, ("transfer-encoding", "chunked"), ("sec-fetch-site", "same-origin")],
+            &[
+                form,
+                ("transfer-encoding", "chunked"),
+                ("sec-fetch-site", "same-origin"),
+            ],
             &[form, ("content-length", "0")],
             &[],
         ] {

@@ -27,7 +27,7 @@ enum Command {
         #[command(flatten)]
         file: FileOption,
     },
-    /// Exits 78 and says why if something is wrong
+    /// Exits 78 and says why if something is wrong; says what has no effect
     Check {
         #[command(flatten)]
         file: FileOption,
@@ -68,7 +68,11 @@ impl ShowConfig {
                 }
             }
             Command::Check { file } => {
-                rehearse(services, &file.load(Sources::new(), services)?)?;
+                let config = file.load(Sources::new(), services)?;
+                let warnings = rehearse(services, &config)?;
+                for warning in config.warnings().into_iter().chain(warnings) {
+                    print(&format!("warning: {warning}\n"))?;
+                }
                 print("the configuration is fine\n")?;
             }
         }

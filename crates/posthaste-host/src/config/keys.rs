@@ -279,11 +279,35 @@ pub const KEYS: &[Key] = &[
         Kind::Word(&["http/protobuf"]),
         "the one protocol of this build",
     ),
+    key(
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        None,
+        Kind::Word(&["http/protobuf"]),
+        "as above for traces",
+    ),
+    key(
+        "OTEL_EXPORTER_OTLP_COMPRESSION",
+        None,
+        Kind::Word(&["gzip", "none"]),
+        "gzip sends less and computes more",
+    ),
+    key(
+        "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+        None,
+        Kind::Word(&["gzip", "none"]),
+        "as above for traces",
+    ),
     secret(
         "OTEL_EXPORTER_OTLP_HEADERS",
         None,
         Kind::Text,
         "name=value,… sent to the collector",
+    ),
+    secret(
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+        None,
+        Kind::Text,
+        "as above for traces",
     ),
     key(
         "OTEL_EXPORTER_OTLP_TIMEOUT",
@@ -292,16 +316,22 @@ pub const KEYS: &[Key] = &[
         "10000 ms for one export",
     ),
     key(
+        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+        None,
+        Kind::Millis,
+        "as above for traces",
+    ),
+    key(
         "OTEL_SERVICE_NAME",
         None,
         Kind::Text,
-        "service.name in traces; APP_NAME where unset",
+        "service.name in traces; that of OTEL_RESOURCE_ATTRIBUTES where unset, else APP_NAME",
     ),
     key(
         "OTEL_RESOURCE_ATTRIBUTES",
         None,
         Kind::Text,
-        "name=value,… on every span",
+        "name=value,… on every span, percent-encoded",
     ),
     key(
         "OTEL_TRACES_EXPORTER",

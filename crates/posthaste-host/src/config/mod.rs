@@ -11,6 +11,7 @@ mod read_env_file;
 pub mod show;
 mod sources;
 mod token_keys;
+mod warn_unused;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -147,6 +148,8 @@ pub struct Config {
     /// Apply pending migrations at the start on any database.
     pub migrate: bool,
     services: Vec<String>,
+    /// Settings that cannot be used and were passed over, a sentence each.
+    ignored: Vec<String>,
 }
 
 impl Config {
@@ -157,12 +160,17 @@ impl Config {
     pub fn load(sources: Sources, services: &[&str]) -> Result<Self, ConfigErrors> {
         let known = keys::known(services);
         let mut errors = unknown_keys(&sources, &known);
-        let mut values = BTreeMap::new();
+        let (mut values, mut ignored) = (BTreeMap::new(), Vec::new());
         for named in &known {
             match read(&sources, named) {
                 Ok(Some((place, setting))) => match check_value::check(named.key.kind, &setting.value) {
                     Ok(()) => {
                         values.insert(named.name.clone(), (place, setting));
+                    }
+                    // OpenTelemetry's rule: these are set for whole clusters, for programs that know more than this one.
+                    Err(wrong) if named.name.starts_with("OTEL_") => {
+                        let refused = refuse(&named.name, named.key.secret, &setting, wrong);
+                        ignored.push(format!("{refused}; it is ignored"));
                     }
                     Err(wrong) => errors.push(refuse(&named.name, named.key.secret, &setting, wrong)),
                 },
@@ -186,6 +194,7 @@ impl Config {
             roles: RoleSet::ALL,
             migrate: false,
             services: services.iter().map(|service| (*service).to_owned()).collect(),
+            ignored,
         })
     }
 

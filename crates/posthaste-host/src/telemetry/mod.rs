@@ -11,6 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Config;
 use logs::Target;
+use traces::Wanted;
 
 /// The telemetry of a process; [`Telemetry::stop`] sends what waits.
 #[must_use]
@@ -25,16 +26,20 @@ pub struct Telemetry {
 pub fn install(config: &Config, services: &[&str], target: Target) -> Result<Telemetry, TelemetryError> {
     // Set even where nothing is traced: incoming trace contexts are read and passed on by it.
     traces::install_propagator();
-    let (traces, spans) = match traces::settings(config, services)? {
-        Some(settings) => {
-            let (provider, layer) = traces::start(&settings)?;
+    let wanted = traces::settings(config, services);
+    let (traces, spans) = match &wanted {
+        Wanted::Sent(settings) => {
+            let (provider, layer) = traces::start(settings)?;
             (Some(provider), Some(layer))
         }
-        None => (None, None),
+        Wanted::Off | Wanted::Impossible(_) => (None, None),
     };
     let logs = logs::layer(config, target);
     if spans.is_some() || logs.is_some() {
         tracing_subscriber::registry().with(spans).with(logs).try_init()?;
+    }
+    if let Wanted::Impossible(reason) = wanted {
+        tracing::warn!(reason, "no spans are sent");
     }
     Ok(Telemetry { traces })
 }
