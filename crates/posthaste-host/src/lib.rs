@@ -3,6 +3,7 @@
 pub mod auth;
 mod await_schema;
 mod build_services;
+mod check_services;
 pub mod cli;
 pub mod config;
 mod health;
@@ -20,6 +21,7 @@ mod system_routes;
 pub mod telemetry;
 mod verify_schema;
 
+pub use check_services::ReadyCheck;
 pub use config::{Config, ConfigError, ConfigErrors, RoleSet, Settings, Sources};
 pub use keyset_cursor::{CursorId, KeysetCursor};
 pub use open_services::OpenError;

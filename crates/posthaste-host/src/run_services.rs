@@ -17,6 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::await_schema;
 use crate::build_services::build;
+use crate::check_services::ServiceChecks;
 use crate::config::{Config, ConfigErrors};
 use crate::health::{Health, Watched};
 use crate::http::{self, OwnNames, check_host};
@@ -101,6 +102,7 @@ impl Host {
         let databases = open_services::databases(services, config)?;
         let contexts = open_services::contexts(services, &databases, config)?;
         let mut routes = OpenApiRouter::new();
+        let mut checks = Vec::new();
         let mut loops: Vec<Vec<Loops>> = databases.iter().map(|_| Vec::new()).collect();
         for (context, parts) in contexts.iter().zip(build(services, &contexts, config)?) {
             context.broker.learn(&parts.subscriptions);
@@ -109,6 +111,7 @@ impl Host {
             }
             if config.roles.api {
                 routes = routes.merge(parts.routes);
+                checks.extend(parts.ready);
             }
             loops[number(&databases, context.name)].push(Loops {
                 context: context.clone(),
@@ -124,6 +127,7 @@ impl Host {
         let license = services.first().and_then(|service| service.license);
         let license = license.filter(|one| services.iter().all(|service| service.license == Some(one)));
         let health = watch(&databases, &contexts);
+        let checks = ServiceChecks::new(checks, health.clone());
         let stores: Vec<Store> = databases.iter().map(|database| database.store.clone()).collect();
         let transports = transports(&contexts);
 
@@ -145,6 +149,7 @@ impl Host {
                     .spawn(chore.run(context.clone(), host.health.clone(), host.stop.clone()));
             }
         }
+        host.tasks.spawn(checks.clone().ask_at_start(host.stop.clone()));
         if let Some(metrics) = &metrics {
             ::metrics::gauge!("posthaste_build_info", "version" => env!("CARGO_PKG_VERSION"), "service" => title.clone())
                 .set(1.0);
@@ -157,6 +162,7 @@ impl Host {
             service: title.clone(),
             version,
             health,
+            checks,
             metrics,
             stores,
         });

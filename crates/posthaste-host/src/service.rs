@@ -7,6 +7,7 @@ use posthaste::{Broker, Publisher, Store, StoreError, Subscription, Tx};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::auth::{Guard, Verifier};
+use crate::check_services::ReadyCheck;
 use crate::config::{ConfigError, Settings};
 use crate::redis_cache::RedisCache;
 use crate::run_chores::Chore;
@@ -118,6 +119,8 @@ pub struct ServiceParts {
     pub subscriptions: Vec<Subscription>,
     /// What tells good tokens from bad for the whole process; the accounts service has it.
     pub verifier: Option<Verifier>,
+    /// What else it needs to be ready, in a process with its routes.
+    pub ready: Vec<ReadyCheck>,
     /// What a person should know of its settings, a sentence each; it starts all the same.
     pub warnings: Vec<String>,
 }
@@ -129,6 +132,7 @@ impl ServiceParts {
             routes,
             subscriptions: subscriptions.into_iter().collect(),
             verifier: None,
+            ready: Vec::new(),
             warnings: Vec::new(),
         }
     }

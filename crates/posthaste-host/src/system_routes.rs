@@ -14,6 +14,7 @@ use posthaste::backlog::Backlog;
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 
+use crate::check_services::ServiceChecks;
 use crate::health::{Check, Health, Report};
 use crate::telemetry::metrics::{CONTENT_TYPE as METRICS_TYPE, Metrics};
 
@@ -27,6 +28,7 @@ pub(crate) struct System {
     pub service: String,
     pub version: &'static str,
     pub health: Health,
+    pub checks: ServiceChecks,
     pub metrics: Option<Metrics>,
     pub stores: Vec<Store>,
 }
@@ -95,12 +97,28 @@ async fn alive(RawQuery(query): RawQuery) -> Response {
 async fn ready(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
     let report = shared.system.health.report().await;
     let draining = vec![draining(&report)];
-    let (up, parts) = (report.is_ready(), [&report.databases, &report.migrations, &draining]);
+    let checked = shared.system.checks.report().await;
+    let up = report.is_ready() && checked.iter().all(|check| check.obstacle.is_none());
+    let services = checked
+        .iter()
+        .map(|check| Check {
+            name: check.name.to_owned(),
+            up: check.obstacle.is_none(),
+            took: None,
+        })
+        .collect();
+    let parts = [&report.databases, &report.migrations, &services, &draining];
     if is_verbose(query.as_deref()) {
         return text("readyz", up, parts);
     }
     let status = if up { "ready" } else { "not ready" };
-    answer(up, json!({ "status": status, "checks": checks(parts) }))
+    let mut checks = checks(parts);
+    for check in checked {
+        if let Some(obstacle) = check.obstacle {
+            checks[check.name]["detail"] = obstacle.into();
+        }
+    }
+    answer(up, json!({ "status": status, "checks": checks }))
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

@@ -48,7 +48,7 @@ use posthaste::store::{Migration, Sql};
 use posthaste::{Event, RetryPolicy, Subscription, Unread};
 use posthaste_host::auth::Guard;
 use posthaste_host::http::TrustedProxies;
-use posthaste_host::{ConfigError, Service, ServiceCommand, ServiceContext, ServiceParts};
+use posthaste_host::{ConfigError, ReadyCheck, Service, ServiceCommand, ServiceContext, ServiceParts};
 use utoipa::openapi::security::{self as openapi, Flow, OAuth2, Scopes, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
@@ -198,9 +198,14 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
     let mailer = Mailer::of(&context.settings)?;
     let verifier = verify_access::verifier(context, &accounts.sessions);
     let retry = onboard_user::retry(&context.settings)?;
+    let keys = accounts.sessions.keys.clone();
     let cookie_warning = RefreshCookie::warning(&context.settings).into_iter().collect();
     let mut parts = ServiceParts::new(routes(accounts), subscriptions(mailer, retry));
     parts.verifier = Some(verifier);
+    parts.ready = vec![ReadyCheck::new("signing-keys", move || {
+        let keys = keys.clone();
+        async move { keys.obstacle().await }
+    })];
     parts.warnings = cookie_warning;
     Ok(parts)
 }

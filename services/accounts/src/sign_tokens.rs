@@ -42,6 +42,9 @@ pub(crate) enum SignError {
     /// The keys cannot be read or stored.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The keys are there, and this process cannot open them.
+    #[error("{OTHER_SECRET}")]
+    OtherSecret,
     /// The library refuses.
     #[error("a token could not be signed: {0}")]
     Failed(String),
@@ -51,6 +54,10 @@ impl From<SignError> for ApiError {
     fn from(error: SignError) -> Self {
         match error {
             SignError::Store(error) => error.into(),
+            SignError::OtherSecret => {
+                tracing::error!(error = OTHER_SECRET, "a token could not be signed");
+                Self::unavailable("Nobody can be signed in: the secret of this service has changed. Its log says more.")
+            }
             SignError::Failed(reason) => {
                 tracing::error!(error = reason, "a token could not be signed");
                 Self::of(http::StatusCode::INTERNAL_SERVER_ERROR)
@@ -133,6 +140,17 @@ impl TokenKeys {
         self.signer().await.map(drop)
     }
 
+    /// What keeps this process from signing, where it can be told now.
+    pub async fn obstacle(&self) -> Option<String> {
+        let now = now();
+        // Not the list that requests share: a process that has just started would have none for a second.
+        let keys = signing_keys_repository::list(&self.store, now).await.ok()?;
+        let mut signing = keys.iter().filter(|key| key.active_from <= now).peekable();
+        signing.peek()?;
+        let opens = signing.any(|key| self.pair(key).is_some());
+        (!opens).then(|| OTHER_SECRET.to_owned())
+    }
+
     /// The newest key that signs by now; the next one is made when this one's time comes to an end.
     async fn signer(&self) -> Result<(String, Ed25519KeyPair), SignError> {
         let now = now();
@@ -144,7 +162,7 @@ impl TokenKeys {
         let mut signing = keys.iter().filter(|key| key.active_from <= now);
         // Under another secret this process would take other processes' refresh tokens for stolen ones.
         let signer = signing.find_map(|key| Some((key.kid.clone(), self.pair(key)?)));
-        let signer = signer.ok_or_else(|| failed(OTHER_SECRET))?;
+        let signer = signer.ok_or(SignError::OtherSecret)?;
         if self.lacks_next(&keys, now) {
             let starts = now + AHEAD;
             let lacks = |keys: &[SigningKey]| self.lacks_next(keys, now);

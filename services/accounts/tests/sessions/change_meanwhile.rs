@@ -86,10 +86,27 @@ async fn another_secret_is_told_and_costs_nobody_a_session(stage: Stage) -> Resu
     let pass = house.login(ANN).await?;
     let secret = ("ACCOUNTS_SECRET", "quite another secret than all the others have");
     let stray = House::open_with(&stage, &[secret]).await?;
-    ensure!(stray.try_login(ANN, PASSWORD, &[]).await?.status == 500);
+    let ready = stray.act("GET", "/readyz", &[]).await?;
+    let check = &ready.body["checks"]["signing-keys"];
+    let told = check["detail"].as_str().unwrap_or_default();
+    ensure!(
+        ready.status == 503 && check["status"] == "down" && told.contains("ACCOUNTS_SECRET"),
+        "{ready:?}"
+    );
+    let ready = house.act("GET", "/readyz", &[]).await?;
+    ensure!(
+        ready.status == 200 && ready.body["checks"]["signing-keys"]["status"] == "ok",
+        "{ready:?}"
+    );
+    let refused = stray.try_login(ANN, PASSWORD, &[]).await?;
+    let detail = refused.body["detail"].as_str().unwrap_or_default();
+    ensure!(
+        refused.status == 503 && detail.contains("secret of this service has changed"),
+        "{refused:?}"
+    );
     let refused = stray.refresh(&pass.refresh).await?;
     ensure!(
-        refused.status == 500 && refused.header("set-cookie").is_none(),
+        refused.status == 503 && refused.header("set-cookie").is_none(),
         "{refused:?}"
     );
     ensure!(stray.calls(&pass).await? == 200, "what others have signed");
