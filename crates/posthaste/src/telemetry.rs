@@ -46,7 +46,7 @@ pub mod metric {
     /// Histogram, s: one statement or transaction step by `db_operation_name`.
     pub const DB_OPERATION: &str = "db_client_operation_duration_seconds";
     /// Gauge: pooled connections by `db_client_connection_state` (`idle`, `used`).
-    pub const POOL_COUNT: &str = "db_client_connection_count";
+    pub const POOL_COUNT: &str = "db_client_connections";
     /// Gauge: most connections the pool opens.
     pub const POOL_MAX: &str = "db_client_connection_max";
     /// Histogram, s: waiting for a connection.

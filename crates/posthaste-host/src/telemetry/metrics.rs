@@ -6,6 +6,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
+use super::describe_metrics::describe_all;
 use super::process_metrics;
 
 /// Upper bounds for durations, s (OpenTelemetry's advice for HTTP and messaging).
@@ -51,6 +52,7 @@ impl Metrics {
         if metrics::set_global_recorder(recorder).is_err() {
             return Err(MetricsError::Taken);
         }
+        describe_all();
         *installed = Some(handle.clone());
         Ok(Self(handle))
     }

@@ -1,5 +1,6 @@
 //! What the process says about itself: log lines, metrics, traces.
 
+mod describe_metrics;
 mod log_fields;
 pub mod logs;
 pub mod metrics;

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::redact::{self, Treatment};
 
 /// Counts spans that the collector did not take.
-const LOST: &str = "posthaste_spans_lost_total";
+pub(super) const LOST: &str = "posthaste_spans_lost_total";
 /// How long the last spans may take to leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 

@@ -1,6 +1,6 @@
 //! Start, answers about itself, roles, stop.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use posthaste::{Store, StoreOptions};
 use posthaste_host::RoleSet;
 use posthaste_testkit::{TestDatabase, wait_until};
@@ -44,11 +44,17 @@ async fn answers_about_itself() -> Result<()> {
         "process_resident_memory_bytes ",
         "process_cpu_seconds_total ",
         "process_open_fds ",
-        "db_client_connection_count{",
+        "db_client_connections{",
         "posthaste_db_up{",
         "db_client_operation_duration_seconds_bucket{",
     ] {
         ensure!(body.contains(metric), "{metric} is missing in\n{body}");
+    }
+    // As promtool has it; the texts stand in telemetry/describe_metrics.rs.
+    for line in body.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').context("a kind")?;
+        ensure!(body.contains(&format!("# HELP {name} ")), "{name} has no help text");
+        ensure!(kind == "histogram" || !name.ends_with("_count"), "{name} is a {kind}");
     }
     host.stop().await;
     Ok(())
