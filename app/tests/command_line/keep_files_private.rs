@@ -70,3 +70,27 @@ async fn what_exists_keeps_its_modes() -> Result<()> {
     ensure!(fs::metadata(&file)?.permissions().mode() & 0o777 == 0o640);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_database_behind_a_link_is_made_for_the_owner_alone() -> Result<()> {
+    let program = Program::new()?;
+    fs::create_dir(program.folder().join("there"))?;
+    std::os::unix::fs::symlink("there/real.db", program.folder().join("x.db"))?;
+    std::os::unix::fs::symlink("x.db", program.folder().join("y.db"))?;
+    let url = ("DATABASE_URL", "sqlite:y.db");
+    let migrated = program.run(&["migrate", "up", "notifications"], &[url]).await?;
+    ensure!(migrated.code == 0, "{migrated:?}");
+    let mode = fs::metadata(program.folder().join("there/real.db"))?
+        .permissions()
+        .mode()
+        & 0o777;
+    ensure!(mode == 0o600, "{mode:o}");
+
+    let odd = ("DATABASE_URL", "sqlite:dir/q?mark/x.db");
+    let refused = program.run(&["migrate", "up", "notifications"], &[odd]).await?;
+    ensure!(
+        refused.code == 78 && refused.stderr.contains("write %3F for ?"),
+        "{refused:?}"
+    );
+    Ok(())
+}

@@ -19,8 +19,10 @@ const BUSY: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(5);
 
 pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreError> {
-    let connect = SqliteConnectOptions::from_str(url)
-        .map_err(|error| StoreError::Url(format!("{url} is no SQLite URL: {error}")))?;
+    let connect = SqliteConnectOptions::from_str(url).map_err(|error| {
+        let hint = "the path is read as in a URL: write %3F for ? and %25 for %";
+        StoreError::Url(format!("{url} is no SQLite URL: {error} ({hint})"))
+    })?;
     if url.contains(":memory:") {
         return Err(StoreError::Url(
             "a SQLite database in memory would be another one for each connection; name a file".into(),
