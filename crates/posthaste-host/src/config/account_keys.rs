@@ -25,7 +25,7 @@ pub(super) const ACCOUNT_KEYS: &[Key] = &[
     key(
         "PUBLIC_URL",
         None,
-        Kind::HttpUrl,
+        Kind::BaseUrl,
         "accounts: where people reach it, for links in mail; BIND_ADDRESS and PORT where unset",
     ),
     key(

@@ -84,14 +84,31 @@ pub(crate) fn check(kind: Kind, value: &str) -> Result<(), Wrong> {
             "write smtp://USER:PASSWORD@HOST",
         )
         .map(drop),
-        Kind::HttpUrl => {
-            const FORM: &str = "write http://HOST:4318";
-            scheme(value, &[("http", true), ("https", true)], FORM)?;
-            match Url::parse(value) {
-                Ok(url) if url.has_host() => Ok(()),
-                _ => Err(wrong(FORM, None::<String>)),
+        Kind::HttpUrl => http_url(value).map(drop),
+        Kind::BaseUrl => {
+            let url = http_url(value)?;
+            if url.query().is_some() || url.fragment().is_some() {
+                let expected = "what stands behind ? or # is no part of a place that paths are added to";
+                return Err(wrong(expected, value.split(['?', '#']).next().map(str::to_owned)));
             }
+            Ok(())
         }
+    }
+}
+
+fn http_url(value: &str) -> Result<Url, Wrong> {
+    const FORM: &str = "write http://HOST or https://HOST, with :PORT and a path where there is one";
+    let known: &[Scheme] = &[("http", true), ("https", true)];
+    if !value.contains("://") {
+        // A host and a port look like a scheme and something.
+        let meant = format!("https://{value}");
+        let is_host = !value.starts_with("http") && Url::parse(&meant).is_ok_and(|url| url.has_host());
+        return Err(wrong(FORM, is_host.then_some(meant)));
+    }
+    scheme(value, known, FORM)?;
+    match Url::parse(value) {
+        Ok(url) if url.has_host() => Ok(url),
+        _ => Err(wrong(FORM, None::<String>)),
     }
 }
 
@@ -138,7 +155,7 @@ pub(crate) fn word(value: &str, words: &'static [&'static str]) -> Result<&'stat
     }
 }
 
-fn scheme(value: &str, known: &'static [Scheme], forms: &str) -> Result<Scheme, Wrong> {
+fn scheme(value: &str, known: &[Scheme], forms: &str) -> Result<Scheme, Wrong> {
     let Some((name, rest)) = value.split_once(':') else {
         return Err(wrong(forms, None::<String>));
     };
@@ -199,6 +216,15 @@ mod tests {
         );
         assert_eq!(meant(Kind::Port, "80000").as_deref(), Some("65535"));
         assert_eq!(meant(Kind::Address, "127.0.0.l").as_deref(), Some("127.0.0.1"));
+        let base = |value| meant(Kind::BaseUrl, value);
+        assert_eq!(base("example.com").as_deref(), Some("https://example.com"));
+        assert_eq!(
+            base("example.com:8000/x").as_deref(),
+            Some("https://example.com:8000/x")
+        );
+        assert_eq!(base("http://h/?x=1").as_deref(), Some("http://h/"));
+        assert_eq!(base("http://h/#/").as_deref(), Some("http://h/"));
+        assert_eq!(meant(Kind::HttpUrl, "htp://h").as_deref(), Some("http:"));
     }
 
     #[test]
@@ -213,6 +239,8 @@ mod tests {
             (Kind::DatabaseUrl, "sqlite:data/x.db"),
             (Kind::BrokerUrl, "sql:"),
             (Kind::BrokerUrl, "amqp://h"),
+            (Kind::BaseUrl, "https://example.com/app"),
+            (Kind::HttpUrl, "http://h:4318/v1?x=1"),
         ] {
             assert_eq!(check(kind, value), Ok(()), "{value}");
         }

@@ -33,6 +33,8 @@ pub enum Kind {
     RedisUrl,
     /// `http://` or `https://`.
     HttpUrl,
+    /// The same without query and fragment: paths are added to it.
+    BaseUrl,
     /// `smtp://` or `smtps://`.
     SmtpUrl,
 }

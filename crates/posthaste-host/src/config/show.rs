@@ -57,7 +57,7 @@ fn value_of(config: &Config, name: &str) -> Option<Setting> {
 
 fn mask(kind: Kind, value: &str) -> String {
     match kind {
-        Kind::DatabaseUrl | Kind::BrokerUrl | Kind::RedisUrl | Kind::HttpUrl | Kind::SmtpUrl => {
+        Kind::DatabaseUrl | Kind::BrokerUrl | Kind::RedisUrl | Kind::HttpUrl | Kind::BaseUrl | Kind::SmtpUrl => {
             redact::secret_value(value)
         }
         _ => "***".to_owned(),

@@ -41,8 +41,8 @@ impl<S: Sync, T: DeserializeOwned + Validate, const INVALID: u16> FromRequest<S>
         let bytes = read_body(&head.headers, body, BodyLimit::of(&head.extensions)).await?;
         match strict_json::check(&bytes) {
             Ok(()) => {}
-            Err(Refused::Malformed) => {
-                return Err(ApiError::of(StatusCode::BAD_REQUEST).detail("The body is not valid JSON."));
+            Err(Refused::Malformed(how)) => {
+                return Err(ApiError::of(StatusCode::BAD_REQUEST).detail(format!("The body {how}.")));
             }
             Err(Refused::Invalid(field)) => return Err(invalid::<INVALID>(Place::Body, vec![field])),
         }

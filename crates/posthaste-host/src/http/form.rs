@@ -9,7 +9,7 @@ use url::form_urlencoded;
 use super::body::checked;
 use super::explain_decode::decode;
 use super::problem::{ApiError, Place};
-use super::read_body::{BodyLimit, read_body};
+use super::read_body::{BodyLimit, is_utf8, read_body};
 use super::validate::{FieldError, Validate, has_control_character};
 
 /// `application/x-www-form-urlencoded` decoded as `T` and checked; members that `T` does not know are ignored. 415, 413
@@ -55,9 +55,7 @@ fn is_form(content_type: &str) -> bool {
         .next()
         .is_some_and(|kind| kind.eq_ignore_ascii_case("application/x-www-form-urlencoded"));
     form && parts.all(|parameter| match parameter.split_once('=') {
-        Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
-            value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
-        }
+        Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => is_utf8(value),
         _ => true,
     })
 }

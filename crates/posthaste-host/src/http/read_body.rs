@@ -41,7 +41,9 @@ pub(super) fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
             .header(ACCEPT, accept)
     };
     if !accepted {
-        return Err(refused("Send JSON in UTF-8 with Content-Type: application/json."));
+        return Err(refused(
+            "Send JSON with Content-Type: application/json, and charset=utf-8 if any.",
+        ));
     }
     if headers.contains_key(CONTENT_ENCODING) {
         return Err(refused("Send the body without a Content-Encoding."));
@@ -57,11 +59,15 @@ fn is_json(content_type: &str) -> bool {
             .split_once('/')
             .is_some_and(|(kind, name)| !kind.is_empty() && name.len() > 5 && name.ends_with("+json"));
     json && parts.all(|parameter| match parameter.split_once('=') {
-        Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
-            value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
-        }
+        Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => is_utf8(value),
         _ => true,
     })
+}
+
+/// Whether a `charset` is UTF-8, also as some write it.
+pub(super) fn is_utf8(charset: &str) -> bool {
+    let name = charset.trim().trim_matches('"');
+    name.eq_ignore_ascii_case("utf-8") || name.eq_ignore_ascii_case("utf8")
 }
 
 /// The whole body; 413 beyond `limit` bytes, however it is framed.
@@ -132,6 +138,7 @@ mod tests {
             "application/json",
             "Application/JSON ; charset=UTF-8",
             "application/json;charset=\"utf-8\"",
+            "application/json; charset=utf8",
             "application/cloudevents+json",
             "application/json; profile=x",
         ];

@@ -19,8 +19,8 @@ const FEW: usize = 16;
 /// Why a text is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// It is not JSON, or goes on after its end.
-    Malformed,
+    /// It is not JSON, or goes on after its end; what is known of it, behind "The body ".
+    Malformed(String),
     /// It is JSON with something in it that is not accepted.
     Invalid(FieldError),
 }
@@ -41,8 +41,30 @@ pub(super) fn check(text: &[u8]) -> Result<(), Refused> {
             path.reverse();
             Err(Refused::Invalid(FieldError::new(path.concat(), kind, msg)))
         }
-        (Err(_), None) => Err(Refused::Malformed),
+        (Err(error), None) => Err(Refused::Malformed(malformed(text, &error))),
     }
+}
+
+/// Where `text` ends to be JSON, and the slip that is behind it mostly.
+fn malformed(text: &[u8], error: &serde_json::Error) -> String {
+    if text.trim_ascii().is_empty() {
+        return "is empty; send a JSON object".to_owned();
+    }
+    if let Err(error) = std::str::from_utf8(text) {
+        return format!("is not valid JSON: its byte {} is not UTF-8", error.valid_up_to() + 1);
+    }
+    if error.is_eof() {
+        return "is not valid JSON: it ends too early".to_owned();
+    }
+    let (line, column) = (error.line(), error.column());
+    let lines = text.split(|byte| *byte == b'\n');
+    let row = lines.clone().nth(line.saturating_sub(1)).unwrap_or_default();
+    let hint = match row.get(column.saturating_sub(1)) {
+        Some(b'\'') => " (names and texts stand in double quotes)",
+        Some(b'}' | b']') => " (there is a comma or a colon too many before it, or something is missing)",
+        _ => "",
+    };
+    format!("is not valid JSON at line {line}, column {column}{hint}")
 }
 
 /// What was found, and the way to it from the inside out.
@@ -239,7 +261,7 @@ mod tests {
     fn kind_and_pointer(text: &str) -> (&'static str, String) {
         match check(text.as_bytes()) {
             Ok(()) => ("ok", String::new()),
-            Err(Refused::Malformed) => ("malformed", String::new()),
+            Err(Refused::Malformed(_)) => ("malformed", String::new()),
             Err(Refused::Invalid(field)) => (field.kind, field.pointer.into_owned()),
         }
     }
@@ -271,9 +293,30 @@ mod tests {
         for text in bad {
             assert_eq!(kind_and_pointer(text).0, "malformed", "{text}");
         }
-        assert_eq!(check(b"{\"a\":\"\xff\"}"), Err(Refused::Malformed));
+        assert!(matches!(check(b"{\"a\":\"\xff\"}"), Err(Refused::Malformed(_))));
         // A raw control character is not JSON at all.
         assert_eq!(kind_and_pointer("{\"a\":\"\u{1}\"}").0, "malformed");
+    }
+
+    #[test]
+    fn says_where_it_is_not_json() {
+        for (text, told) in [
+            (&b" \n"[..], "is empty"),
+            (b"{\"a\":\"\xff\"}", "its byte 7 is not UTF-8"),
+            (b"{\"a\":1", "it ends too early"),
+            (b"{'a':1}", "line 1, column 2 (names and texts stand in double quotes)"),
+            (
+                b"{\n \"a\":1,\n}",
+                "line 3, column 1 (there is a comma or a colon too many",
+            ),
+            (b"{\"a\":1}x", "line 1, column 8"),
+            (b"{\"a\":secret}", "line 1, column 6"),
+        ] {
+            let Err(Refused::Malformed(said)) = check(text) else {
+                panic!("{text:?} was accepted");
+            };
+            assert!(said.contains(told) && !said.contains("secret"), "{said}");
+        }
     }
 
     #[test]
