@@ -4,11 +4,11 @@ use chrono::{DateTime, Utc};
 use posthaste::message::MessageId;
 use posthaste::{Event, correlation};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::details::Details;
 use crate::object::object_only;
-use crate::text::{check_json, check_line, check_text};
+use crate::text::{check_line, check_text};
 use crate::time::any_zone;
 
 /// A message was sent: the envelope that other producers on the topic use too.
@@ -63,7 +63,7 @@ pub struct SentMessage {
     pub timestamp: DateTime<Utc>,
     /// Details, an object or `null`.
     #[serde(default)]
-    pub metadata: Option<Map<String, Value>>,
+    pub metadata: Option<Details>,
 }
 
 object_only!(SentMessage);
@@ -142,7 +142,7 @@ impl Event for MessageSent {
         check_line(&self.event_id, 255).map_err(|rule| rule.of("event_id"))?;
         check_line(&self.payload.sender, Self::SENDER_CHARACTERS).map_err(|rule| rule.of("payload.sender"))?;
         check_text(&self.payload.content, Self::CONTENT_CHARACTERS).map_err(|rule| rule.of("payload.content"))?;
-        match self.payload.metadata.as_ref().map(check_json) {
+        match self.payload.metadata.as_ref().map(Details::check) {
             Some(Err(rule)) => Err(rule.of("payload.metadata")),
             _ => Ok(()),
         }
@@ -163,7 +163,7 @@ impl Event for MessageSent {
 #[cfg(test)]
 mod tests {
     use posthaste::message::Message;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -1,10 +1,10 @@
 use posthaste::Event;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::details::Details;
 use crate::object::object_only;
-use crate::text::{check_json, check_line, check_text};
+use crate::text::{check_line, check_text};
 
 /// Somebody wants an event about a user recorded. The message id is the event's id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub struct NotificationRequested {
     pub message: String,
     /// Details, an object or `null`.
     #[serde(default)]
-    pub payload: Option<Map<String, Value>>,
+    pub payload: Option<Details>,
 }
 
 object_only!(NotificationRequested);
@@ -30,11 +30,7 @@ impl NotificationRequested {
     pub const MESSAGE_BYTES: usize = 32_768;
 
     /// The broken rules, each with the member that broke it. Both doors, HTTP and queue, ask here.
-    pub fn broken_rules(
-        event_type: &str,
-        message: &str,
-        payload: Option<&Map<String, Value>>,
-    ) -> Vec<(&'static str, String)> {
+    pub fn broken_rules(event_type: &str, message: &str, payload: Option<&Details>) -> Vec<(&'static str, String)> {
         let mut broken = Vec::new();
         if let Err(rule) = check_line(event_type, Self::EVENT_TYPE_CHARACTERS) {
             broken.push(("event_type", rule.to_string()));
@@ -44,7 +40,7 @@ impl NotificationRequested {
         } else if let Err(rule) = check_text(message, Self::MESSAGE_BYTES) {
             broken.push(("message", rule.to_string()));
         }
-        if let Some(Err(rule)) = payload.map(check_json) {
+        if let Some(Err(rule)) = payload.map(Details::check) {
             broken.push(("payload", rule.to_string()));
         }
         broken
@@ -66,7 +62,7 @@ impl Event for NotificationRequested {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

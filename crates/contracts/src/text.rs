@@ -51,7 +51,7 @@ pub fn check_text(text: &str, longest: usize) -> Result<(), BrokenRule> {
 ///
 /// # Errors
 /// The broken rule.
-pub fn check_json(object: &Map<String, Value>) -> Result<(), BrokenRule> {
+pub(crate) fn check_json(object: &Map<String, Value>) -> Result<(), BrokenRule> {
     // The decoder has bounded the depth.
     object.iter().try_for_each(|(key, value)| {
         plain(key)?;

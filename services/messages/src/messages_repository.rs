@@ -1,12 +1,11 @@
 //! The table `messages`.
 
 use chrono::{DateTime, Utc};
-use contracts::SentMessage;
+use contracts::{Details, SentMessage};
 use posthaste::store::{Column, Insert, OnConflict, Row};
 use posthaste::{Store, StoreError, Tx};
 use posthaste_host::KeysetCursor;
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -27,7 +26,7 @@ pub(crate) struct StoredMessage {
     pub timestamp: DateTime<Utc>,
     /// Details.
     #[schema(value_type = Option<Object>)]
-    pub metadata: Option<Value>,
+    pub metadata: Option<Details>,
     /// When it was stored.
     pub processed_at: DateTime<Utc>,
     /// When the row was made.
@@ -60,7 +59,7 @@ const COLUMNS: &str = "id, message_id, content, sender, timestamp, metadata, pro
 pub(crate) async fn insert(tx: &Tx, messages: Vec<SentMessage>) -> Result<(), StoreError> {
     let dialect = tx.dialect();
     let row = |message: SentMessage| {
-        let metadata = message.metadata.map(|object| Value::Object(object).to_string());
+        let metadata = message.metadata.map(|details| details.text().to_owned());
         vec![
             dialect.uuid(Uuid::now_v7()),
             dialect.uuid(message.message_id),
@@ -126,7 +125,7 @@ fn read(row: &Row) -> Result<StoredMessage, StoreError> {
         content: row.get("content")?,
         sender: row.get("sender")?,
         timestamp: row.time("timestamp")?,
-        metadata: row.json("metadata")?,
+        metadata: row.json_exact("metadata")?,
         processed_at: row.time("processed_at")?,
         created_at: row.time("created_at")?,
         updated_at: row.time("updated_at")?,

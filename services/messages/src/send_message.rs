@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use contracts::{MessageSent, SentMessage, check_json, check_line, check_text};
+use contracts::{Details, MessageSent, SentMessage, check_line, check_text};
 use posthaste::failure::chain;
 use posthaste::idempotency::StoredResponse;
 use posthaste::mediator::{self, Answer, Request};
@@ -15,7 +15,6 @@ use posthaste::publish::PublishError;
 use posthaste::{Message, MessageId, correlation, outbox};
 use posthaste_host::http::{ApiError, ApiJsonRaw, FieldError, IdempotencyKey, Validate, idempotent};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -36,12 +35,12 @@ pub(crate) struct NewMessage {
     sender: String,
     /// Details.
     #[schema(value_type = Option<Object>, example = json!({"channel": "general"}))]
-    metadata: Option<Map<String, Value>>,
+    metadata: Option<Details>,
 }
 
 impl Validate for NewMessage {
     fn validate(&self, errors: &mut Vec<FieldError>) {
-        let metadata = self.metadata.as_ref().map_or(Ok(()), check_json);
+        let metadata = self.metadata.as_ref().map_or(Ok(()), Details::check);
         let checks = [
             ("/content", check_text(&self.content, 1000)),
             ("/sender", check_line(&self.sender, 100)),
@@ -75,7 +74,7 @@ pub(crate) struct SentData {
     sender: String,
     timestamp: DateTime<Utc>,
     #[schema(value_type = Option<Object>)]
-    metadata: Option<Map<String, Value>>,
+    metadata: Option<Details>,
 }
 
 /// Sends a message.

@@ -16,6 +16,7 @@ on_each_database!(
     what_cannot_be_found_or_read_is_said_so,
     edges_of_the_rules_are_accepted,
     without_the_outbox_it_publishes_directly,
+    numbers_of_metadata_keep_every_digit,
 );
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -284,5 +285,24 @@ async fn without_the_outbox_it_publishes_directly(database: TestDatabase) -> Res
         .await?;
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(service.count("outbox_messages").await?, 1);
+    service.stop().await
+}
+
+async fn numbers_of_metadata_keep_every_digit(database: TestDatabase) -> Result<()> {
+    let service = RunningService::start(messages::service(), &database).await?;
+    let metadata =
+        r#""metadata":{"n":[123456789012345678901234567890,0.12345678901234567890123,18446744073709551616]}"#;
+    let body = format!(r#"{{"content": "Hello", "sender": "ann", {metadata}}}"#);
+    let json = [("Content-Type", "application/json")];
+    let reply = service
+        .send("POST", "/api/v1/messages/send", &json, body.into_bytes())
+        .await?;
+    ensure!(reply.status == 200 && reply.text.contains(metadata), "{reply:?}");
+    let id = reply.body["data"]["message_id"].as_str().context("no message_id")?;
+    stored(&service, id).await?;
+    for path in [format!("/api/v1/messages/{id}"), "/api/v1/messages/".to_owned()] {
+        let text = service.get(&path).await?.text;
+        ensure!(text.contains(metadata), "{text}");
+    }
     service.stop().await
 }

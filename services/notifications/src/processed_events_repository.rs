@@ -1,11 +1,11 @@
 //! The table `processed_events`.
 
 use chrono::{DateTime, Utc};
+use contracts::Details;
 use posthaste::store::{Column, Insert, OnConflict, Row};
 use posthaste::{Store, StoreError, Tx};
 use posthaste_host::KeysetCursor;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ pub(crate) struct NewEvent {
     pub user_id: Uuid,
     pub event_type: String,
     pub message: String,
-    pub payload: Option<Map<String, Value>>,
+    pub payload: Option<Details>,
     /// When the message was made.
     pub created_at: DateTime<Utc>,
 }
@@ -36,7 +36,7 @@ pub(crate) struct ProcessedEvent {
     pub message: String,
     /// Details.
     #[schema(value_type = Option<Object>)]
-    pub payload: Option<Value>,
+    pub payload: Option<Details>,
     /// `PROCESSED`.
     pub status: String,
     /// When it was published.
@@ -76,7 +76,7 @@ const COLUMNS: &str = "id, user_id, event_type, message, payload, status, create
 pub(crate) async fn insert(tx: &Tx, events: Vec<NewEvent>) -> Result<(), StoreError> {
     let dialect = tx.dialect();
     let row = |event: NewEvent| {
-        let payload = event.payload.map(|object| Value::Object(object).to_string());
+        let payload = event.payload.map(|details| details.text().to_owned());
         vec![
             dialect.uuid(event.id),
             dialect.uuid(event.user_id),
@@ -136,7 +136,7 @@ fn read(row: &Row) -> Result<ProcessedEvent, StoreError> {
         user_id: row.uuid("user_id")?,
         event_type: row.get("event_type")?,
         message: row.get("message")?,
-        payload: row.json("payload")?,
+        payload: row.json_exact("payload")?,
         status: row.get("status")?,
         created_at: row.time("created_at")?,
         processed_at: row.time("processed_at")?,

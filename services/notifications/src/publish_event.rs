@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{NaiveDate, Utc};
-use contracts::NotificationRequested;
+use contracts::{Details, NotificationRequested};
 use posthaste::failure::chain;
 use posthaste::idempotency::StoredResponse;
 use posthaste::publish::PublishError;
@@ -13,7 +13,6 @@ use posthaste::{Message, MessageId, outbox};
 use posthaste_host::ServiceContext;
 use posthaste_host::http::{ApiError, ApiJsonRaw, FieldError, IdempotencyKey, Validate, idempotent};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -40,7 +39,7 @@ pub(crate) struct PublishEvent {
     message: String,
     /// Details.
     #[schema(value_type = Option<Object>, example = json!({"email": "test@example.com"}))]
-    payload: Option<Map<String, Value>>,
+    payload: Option<Details>,
     /// The client's own id: an event that is sent twice under one id is recorded once.
     event_id: Option<Uuid>,
 }

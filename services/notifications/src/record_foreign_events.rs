@@ -1,7 +1,9 @@
 //! Events of the other services, recorded as events of the user they are about, so that one sign-up
 //! is visible from end to end.
 
-use contracts::{OrderFailed, OrderProcessed, USER_ID_HEADER, UserCreated, UserDeleted, UserRegistered, UserUpdated};
+use contracts::{
+    Details, OrderFailed, OrderProcessed, USER_ID_HEADER, UserCreated, UserDeleted, UserRegistered, UserUpdated,
+};
 use posthaste::{Cx, Event, HandleBatch, Handled, Message, Received};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -89,14 +91,14 @@ impl Recorded for OrderFailed {
 }
 
 /// The body is kept as the payload, with the order's own name for the user where there is one.
-fn payload<E: Recorded>(event: &E, message: &Message) -> Result<Map<String, Value>, serde_json::Error> {
+fn payload<E: Recorded>(event: &E, message: &Message) -> Result<Details, serde_json::Error> {
     let mut payload: Map<String, Value> = serde_json::from_value(serde_json::to_value(event)?)?;
     if let Some(name) = message.headers.get(USER_ID_HEADER) {
         // Text from a header is not yet known to fit into a JSON column.
         let name: String = name.chars().filter(|c| !c.is_control()).collect();
         payload.insert("userId".to_owned(), Value::String(name));
     }
-    Ok(payload)
+    Details::try_from(&payload)
 }
 
 pub(crate) struct RecordForeignEvents;

@@ -14,6 +14,7 @@ on_each_database!(
     lists_newest_first_by_user_and_type_in_pages,
     what_cannot_be_found_or_read_is_said_so,
     edges_of_the_rules_are_accepted,
+    numbers_of_a_payload_keep_every_digit,
 );
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -212,6 +213,28 @@ async fn edges_of_the_rules_are_accepted(database: TestDatabase) -> Result<()> {
         event[member] = value.clone();
         let id = publish(&service, &event).await?;
         assert_eq!(recorded(&service, &id).await?[member], value, "{member}");
+    }
+    service.stop().await
+}
+
+async fn numbers_of_a_payload_keep_every_digit(database: TestDatabase) -> Result<()> {
+    let service = RunningService::start(notifications::service(), &database).await?;
+    let numbers = [
+        "123456789012345678901234567890",
+        "0.12345678901234567890123",
+        "18446744073709551616",
+    ];
+    let payload = numbers.join(", ");
+    let body =
+        format!(r#"{{"user_id": "{USER}", "event_type": "t", "message": "m", "payload": {{"n": [{payload}]}}}}"#);
+    let json = [("Content-Type", "application/json")];
+    let reply = service.send("POST", "/api/events", &json, body.into_bytes()).await?;
+    ensure!(reply.status == 202, "{reply:?}");
+    let id = reply.body["event_id"].as_str().context("no event_id")?;
+    recorded(&service, id).await?;
+    for path in [format!("/api/events/{id}"), "/api/events".to_owned()] {
+        let text = service.get(&path).await?.text;
+        ensure!(text.contains(&format!(r#""n":[{}]"#, numbers.join(","))), "{text}");
     }
     service.stop().await
 }

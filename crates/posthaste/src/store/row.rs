@@ -2,6 +2,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sea_orm::{QueryResult, TryGetable, TryGetableFromJson};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -104,6 +105,19 @@ impl Row {
                 RawValue::from_string(self.get(column)?).map_err(|error| sqlite::unreadable(column, &error))
             }
         }
+    }
+
+    /// A JSON column that may be NULL, decoded out of its text: a type that keeps texts keeps every digit.
+    ///
+    /// # Errors
+    /// As [`Row::get`], and when the text is no `T`.
+    pub fn json_exact<T: DeserializeOwned>(&self, column: &str) -> Result<Option<T>, StoreError> {
+        let text = match self.dialect {
+            Dialect::Postgres | Dialect::Mysql => self.get::<Option<Raw>>(column)?.map(|raw| raw.0.get().to_owned()),
+            Dialect::Sqlite => self.get::<Option<String>>(column)?,
+        };
+        text.map(|text| serde_json::from_str(&text).map_err(|error| sqlite::unreadable(column, &error)))
+            .transpose()
     }
 
     /// An exact decimal.
