@@ -1,6 +1,7 @@
 //! The command line as its users type it, in a folder of its own, without a server.
 
 mod administer_accounts;
+mod describe_api;
 mod follow_order;
 mod follow_sign_up;
 mod inspect_dead_letters;
