@@ -26,8 +26,8 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
         None
     }
 
-    /// The producer's own id inside the body. It identifies a message that came without an
-    /// envelope, for example one typed into a broker's own UI.
+    /// The producer's own id inside the body. It identifies a message that came without CloudEvents `source` and `id`, for
+    /// example one typed into a broker's own UI; it goes before an id of the transport's alone.
     fn dedup_key(&self) -> Option<String> {
         None
     }

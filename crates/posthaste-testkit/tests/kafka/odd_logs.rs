@@ -157,7 +157,7 @@ async fn a_group_that_cannot_be_joined_is_said_and_joined_later() -> Result<()> 
             if other.assignment()?.count() > 0
                 && let Some(joined) = joined.take()
             {
-                drop(joined.send(()));
+                joined.send(()).map_err(|()| anyhow::anyhow!("the test has ended"))?;
             }
         }
         Ok(())

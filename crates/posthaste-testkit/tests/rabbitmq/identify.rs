@@ -6,6 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use posthaste_testkit::{TestDatabase, servers};
 
 use crate::foreign_client::Client;
+use crate::log::{self, lines_with};
 use crate::shop::{LIMIT, Shop, topic};
 
 fn event(id: &str, source: &str) -> BasicProperties {
@@ -22,16 +23,25 @@ fn id(id: &str) -> BasicProperties {
 
 /// Sends each of `messages` (properties, body) and ensures that the effects are `expected`.
 async fn effects_of(keyed: bool, messages: Vec<(BasicProperties, String)>, expected: &[i64]) -> Result<()> {
-    let (database, url, topic) = (TestDatabase::sqlite()?, servers::rabbitmq()?, topic());
-    let shop = Shop::open(&database, &url, &topic).await?;
+    effects_on(&topic(), keyed, messages, expected).await
+}
+
+async fn effects_on(
+    topic: &str,
+    keyed: bool,
+    messages: Vec<(BasicProperties, String)>,
+    expected: &[i64],
+) -> Result<()> {
+    let (database, url) = (TestDatabase::sqlite()?, servers::rabbitmq()?);
+    let shop = Shop::open(&database, &url, topic).await?;
     let client = Client::connect(&url).await?;
-    client.declare(&topic, FieldTable::default()).await?;
+    client.declare(topic, FieldTable::default()).await?;
     for (properties, body) in messages {
-        client.publish(&topic, body.as_bytes(), properties).await?;
+        client.publish(topic, body.as_bytes(), properties).await?;
     }
     let last = r#"{"n":1000,"key":"last"}"#;
     client
-        .publish(&topic, last.as_bytes(), BasicProperties::default())
+        .publish(topic, last.as_bytes(), BasicProperties::default())
         .await?;
     let engine = if keyed { shop.keyed_sales() } else { shop.sales() };
     posthaste_testkit::wait_until("the last effect", LIMIT, || async {
@@ -123,4 +133,32 @@ async fn structured_events_are_read() -> Result<()> {
         (self::event("1", "/b"), sale(2)),
     ];
     effects_of(false, messages, &[1, 2]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_out_is_said_once() -> Result<()> {
+    log::start();
+    let topic = topic();
+    let none = BasicProperties::default;
+    let messages = vec![
+        (none(), sale(1)),
+        (none(), sale(1)),
+        (none(), sale(1)),
+        (event("1", "/a"), sale(2)),
+        (event("1", "/a"), sale(3)),
+        (event("1", "/a"), sale(4)),
+        (event("1", "/b"), sale(5)),
+        (event("1", "/b"), sale(6)),
+    ];
+    effects_on(&topic, false, messages, &[1, 2, 5]).await?;
+    for (rule, source, count) in [("bytes", "", 1), ("source_and_id", "/a", 1), ("source_and_id", "/b", 1)] {
+        let (rule, source) = (format!("rule=\"{rule}\""), format!("source=\"{source}\""));
+        let mut parts = vec!["WARN", topic.as_str(), rule.as_str()];
+        if source.len() > "source=\"\"".len() {
+            parts.push(&source);
+        }
+        let lines = lines_with(&parts);
+        ensure!(lines.len() == count, "{parts:?}: {lines:?}");
+    }
+    Ok(())
 }

@@ -65,6 +65,9 @@ impl ClientContext for Member {
                 self.lag(*number, (seen.ls_offset - done).max(0));
             }
         }
+        state.forget_old_fault();
+        drop(state);
+        self.0.shared.arrived.notify_one();
     }
 }
 

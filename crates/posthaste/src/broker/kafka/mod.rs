@@ -2,6 +2,9 @@
 //!
 //! Order per key is the order in a partition, so it holds as long as the number of partitions of a
 //! topic stays as it is.
+//!
+//! All members of a group have to assign partitions in one way, here `cooperative-sticky`; what cannot be read although the
+//! cluster answers is an error of the receiver (`receive.rs`). A record without any id is known by its place.
 
 mod create_topics;
 mod join_group;

@@ -51,12 +51,17 @@ pub(super) struct State {
 
 struct Fault {
     error: Unreadable,
+    /// When it last showed.
+    seen: Instant,
     /// When the consumer was told of it.
     told: Option<Instant>,
 }
 
 /// While a fault lasts, so often the consumer is told.
-const TOLD_AGAIN: Duration = Duration::from_secs(5);
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
+
+/// librdkafka tries several times in this time.
+const OVER: Duration = Duration::from_secs(15);
 
 /// The cluster answers, and the topic cannot be read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -207,11 +212,19 @@ impl State {
 
     /// Nothing can be read, for this reason.
     pub fn failed(&mut self, error: Unreadable) {
-        let told = self.fault.take().filter(|fault| fault.error.code == error.code);
+        let same = self.fault.take().filter(|fault| fault.error.code == error.code);
         self.fault = Some(Fault {
             error,
-            told: told.and_then(|fault| fault.told),
+            seen: Instant::now(),
+            told: same.and_then(|fault| fault.told),
         });
+    }
+
+    /// Ends a fault that has not shown for a while. A record is no sign of that: it may be another partition's.
+    pub fn forget_old_fault(&mut self) {
+        if self.fault.as_ref().is_some_and(|fault| fault.seen.elapsed() > OVER) {
+            self.recovered();
+        }
     }
 
     /// What could not be read can be.
@@ -245,7 +258,6 @@ impl State {
             partition.begin_anew(self.last_assignment);
         }
         partition.arrived(record);
-        self.recovered();
         shrunk
     }
 

@@ -19,6 +19,9 @@
 //! is `/`. `?queue_type=quorum` declares quorum queues instead of what the server's default is; `heartbeat`,
 //! `frame_max` and `channel_max` are taken as everywhere. A queue that exists with other arguments is used as it is.
 //!
+//! **Streams** are written to and not read: a stream has no acknowledgement, and would come again from its start after each
+//! reconnect.
+//!
 //! **Delivery limits.** A quorum queue drops, or moves to its dead-letter exchange, what was given back more often than its
 //! `delivery-limit` (20 by default from RabbitMQ 4 on). A process gives back what it has in hand when it dies, loses its
 //! connection or its database, once each time: raise the limit by a policy where that may happen so often to one message.
