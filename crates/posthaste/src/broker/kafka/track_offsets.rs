@@ -383,8 +383,9 @@ mod tests {
         };
         let queued = Statistics { queued: 1, ..at_end(9) };
         for seen in [behind, queued] {
-            partition.look(&at_end(9));
+            // It breaks the row of looks that say the same.
             partition.look(&seen);
+            partition.look(&at_end(9));
             assert_eq!(partition.done_to(), Some(4), "{seen:?}");
         }
     }
