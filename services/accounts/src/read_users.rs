@@ -131,6 +131,7 @@ pub(crate) async fn read_user(
         (status = 200, description = "The user", body = OneUser, headers(("ETag" = String, description = "Its version, for If-Match"))),
         (status = 401, description = "No valid token"),
         (status = 404, description = "There is none with this address, or it is somebody else"),
+        (status = 422, description = "The address has control characters"),
         (status = 503, description = "The database is away"),
     )
 )]

@@ -20,6 +20,7 @@ pub(crate) struct EventsQuery {
     /// Only events about this user.
     user_id: Option<Uuid>,
     /// Only events of this type.
+    #[param(min_length = 1, max_length = 100)]
     event_type: Option<String>,
     /// Most events to answer, 1–100.
     #[param(minimum = 1, maximum = 100, default = 50)]

@@ -23,6 +23,7 @@ const LIMIT_MAX: u32 = 100;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct OrdersQuery {
     /// Only orders of this user.
+    #[param(min_length = 1, max_length = 255)]
     user_id: Option<String>,
     /// Only orders with this status: PENDING, PROCESSED or FAILED.
     #[param(example = "PROCESSED")]
@@ -88,6 +89,7 @@ pub(crate) async fn list_orders(
     responses(
         (status = 200, description = "The order", body = Order),
         (status = 404, description = "Not processed yet, refused, or never placed"),
+        (status = 422, description = "The id has control characters"),
         (status = 503, description = "The database is away"),
     )
 )]

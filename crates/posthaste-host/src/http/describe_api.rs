@@ -50,6 +50,7 @@ pub(super) fn describe(title: &str, version: &str, license: Option<&str>, mut do
         for operation in item.values_mut().filter(|member| member["responses"].is_object()) {
             secure(operation, &any);
             explain_errors(operation);
+            bound_parameters(operation);
         }
     }
     open_objects(&mut document);
@@ -74,6 +75,21 @@ fn explain_errors(operation: &mut Value) {
     for (status, response) in responses.into_iter().flatten() {
         if status.starts_with(['4', '5']) && response.get("content").is_none() {
             response["content"] = json!({ "application/problem+json": { "schema": { "$ref": PROBLEM } } });
+        }
+    }
+}
+
+/// Says of the parameters that the host itself reads what they may be.
+fn bound_parameters(operation: &mut Value) {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
+        let words = match parameter["name"].as_str() {
+            Some("Idempotency-Key") => json!({ "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" }),
+            Some("cursor") => json!({ "minLength": 1 }),
+            _ => continue,
+        };
+        if let (Some(schema), Value::Object(words)) = (parameter["schema"].as_object_mut(), words) {
+            schema.extend(words);
         }
     }
 }

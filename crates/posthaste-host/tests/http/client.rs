@@ -65,7 +65,16 @@ async fn echo(ApiJson(note): ApiJson<Note>) -> axum::Json<Note> {
     axum::Json(note)
 }
 
-#[utoipa::path(get, path = "/notes/", responses((status = 200, description = "Notes")))]
+#[utoipa::path(
+    get,
+    path = "/notes/",
+    params(
+        ("cursor" = Option<String>, Query),
+        ("other" = Option<String>, Query),
+        ("Idempotency-Key" = Option<String>, Header)
+    ),
+    responses((status = 200, description = "Notes"))
+)]
 async fn list(ApiQuery(page): ApiQuery<Page>) -> String {
     format!("{:?}", page.limit)
 }

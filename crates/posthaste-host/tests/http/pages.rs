@@ -72,6 +72,19 @@ async fn the_document_knows_the_errors_and_what_may_have_any_member() {
     assert!(note.get("additionalProperties").is_none(), "{note}");
 }
 
+#[tokio::test]
+async fn the_document_says_what_the_host_takes_as_a_key_and_a_cursor() {
+    let server = start(Limits::default()).await;
+    let document = get_path(&server, "/openapi.json").await.json();
+    let parameters = document["paths"]["/notes/"]["get"]["parameters"].as_array().unwrap();
+    let schema = |name: &str| &parameters.iter().find(|one| one["name"] == name).unwrap()["schema"];
+    assert_eq!(
+        (&schema("cursor")["minLength"], &schema("other")["minLength"]),
+        (&json!(1), &json!(null))
+    );
+    assert_eq!(schema("Idempotency-Key")["pattern"], "^[!-~]+$");
+}
+
 /// What `text` names in `'…'` or `"…"` behind `before`.
 fn named<'t>(text: &'t str, before: &str) -> Vec<&'t str> {
     let found = text.split(before).skip(1);
