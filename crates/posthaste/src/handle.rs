@@ -1,6 +1,7 @@
 //! Handlers and their subscriptions.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -49,7 +50,7 @@ pub struct Cx<'a> {
     subscription: &'a str,
     attempt: u32,
     published: &'a mut Vec<(Message, Option<DateTime<Utc>>)>,
-    count: u32,
+    derived: Derived,
 }
 
 impl<'a> Cx<'a> {
@@ -66,7 +67,7 @@ impl<'a> Cx<'a> {
             subscription,
             attempt,
             published,
-            count: 0,
+            derived: Derived::default(),
         }
     }
 
@@ -128,11 +129,24 @@ impl<'a> Cx<'a> {
     }
 
     fn push(&mut self, cause: &Message, mut message: Message, due: Option<DateTime<Utc>>) -> MessageId {
-        message.id = cause.id.derive(self.subscription, self.count);
-        self.count += 1;
+        message.id = self.derived.next(cause.id, self.subscription);
         message.causation_id = Some(cause.id.to_string());
         let id = message.id;
         self.published.push((message, due));
+        id
+    }
+}
+
+/// Ids of what a handler publishes. Each cause has a count of its own: a repeat may come in a batch with other messages,
+/// and is to publish under the same ids.
+#[derive(Default)]
+struct Derived(HashMap<MessageId, u32>);
+
+impl Derived {
+    fn next(&mut self, cause: MessageId, subscription: &str) -> MessageId {
+        let count = self.0.entry(cause).or_insert(0);
+        let id = cause.derive(subscription, *count);
+        *count += 1;
         id
     }
 }
@@ -347,7 +361,20 @@ impl<E: Event, H: HandleBatch<E>> Within for Batched<E, H> {
 
 #[cfg(test)]
 mod tests {
-    use super::without_values;
+    use super::{Derived, without_values};
+    use crate::message::MessageId;
+
+    #[test]
+    fn ids_follow_from_the_cause_and_not_from_its_place_in_the_batch() {
+        let (one, two) = (MessageId::new(), MessageId::new());
+        let ids = |causes: &[MessageId]| -> Vec<MessageId> {
+            let mut derived = Derived::default();
+            causes.iter().map(|cause| derived.next(*cause, "s")).collect()
+        };
+        let [a, b, c] = ids(&[one, two, two])[..] else { panic!() };
+        assert_eq!(ids(&[two, two, one]), [b, c, a]);
+        assert!(a != b && b != c);
+    }
 
     #[test]
     fn complaints_quote_no_values() {
