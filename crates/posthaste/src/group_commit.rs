@@ -1,11 +1,14 @@
 //! Many single writes in one commit: callers hand in their message and wait; what has come meanwhile is written
 //! together. A commit costs the same for one message and for hundreds.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use crate::failure::panic_text;
 use crate::message::Message;
 use crate::store::{Dialect, Store, StoreError};
 
@@ -42,7 +45,13 @@ impl GroupCommit {
                 let mut group = Vec::with_capacity(GROUP);
                 while waiting.lock().await.recv_many(&mut group, GROUP).await > 0 {
                     let (messages, callers): (Vec<Message>, Vec<_>) = group.drain(..).unzip();
-                    commit(&write, messages, callers).await;
+                    // Its callers get an error; a writer that ended would keep all later ones waiting for ever.
+                    if let Err(panic) = AssertUnwindSafe(commit(&write, messages, callers)).catch_unwind().await {
+                        tracing::error!(
+                            panic = panic_text(panic.as_ref()),
+                            "a group of messages was not written"
+                        );
+                    }
                 }
             });
         }
@@ -88,5 +97,31 @@ where
     }
     for caller in callers {
         drop(caller.send(result.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+    use super::*;
+    use crate::message::MessageId;
+    use crate::store::StoreOptions;
+
+    #[tokio::test]
+    async fn a_panic_ends_the_group_and_not_the_writer() {
+        // Nothing is connected: what writes is below.
+        let store = Store::open("mysql://nobody@127.0.0.1:1/none", StoreOptions::default()).unwrap();
+        let calls = Arc::new(AtomicU32::new(0));
+        let grouped = GroupCommit::start(&store, move |_messages| {
+            let call = calls.fetch_add(1, SeqCst);
+            async move {
+                assert!(call > 0, "a defect");
+                Ok(())
+            }
+        });
+        let message = || crate::envelope::decode(MessageId::new(), "t".to_owned(), None, None, None, Vec::new());
+        assert!(matches!(grouped.submit(message()).await, Err(StoreError::Stopped)));
+        assert!(grouped.submit(message()).await.is_ok());
     }
 }

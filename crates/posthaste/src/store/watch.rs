@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::suspect_connections::note_silence;
 use super::{Pools, Store};
 
 /// Which loops have new rows.
@@ -142,6 +143,13 @@ const CHANNEL: &str = "posthaste";
 /// At most one NOTIFY in this time: under load the others poll or read on anyway.
 const COALESCE: Duration = Duration::from_millis(20);
 
+/// How long the server may take for a NOTIFY or to say that it still listens.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A listener that heard nothing for so long asks whether its connection lives: one that was cut without a word is as
+/// silent as one without news.
+const QUIET: Duration = Duration::from_secs(15);
+
 impl Store {
     /// Exchanges wake-ups with other processes until `stop`; at once done where the database has none.
     pub(crate) async fn exchange_wake_ups(&self, stop: CancellationToken) {
@@ -156,22 +164,36 @@ impl Store {
     }
 
     async fn listen(&self, pool: &sqlx::PgPool) {
-        // A listener keeps its connection for ever; those of the other pool belong to work.
-        let own = sqlx::postgres::PgPoolOptions::new()
-            .max_connections(1)
-            .connect_lazy_with((*pool.connect_options()).clone());
         loop {
-            if let Ok(mut listener) = PgListener::connect_with(&own).await
-                && listener.listen(CHANNEL).await.is_ok()
-            {
-                // What came while nobody listened.
-                self.0.signals.ring_here(Wake::ALL);
-                while let Ok(heard) = listener.recv().await {
-                    let signals = &self.0.signals;
-                    signals.ring_here(Wake::heard(heard.payload(), signals.owner));
-                }
+            // A listener keeps its connection for ever; those of the other pool belong to work. A pool for each, because one
+            // whose connection is dead has no room for another.
+            let own = sqlx::postgres::PgPoolOptions::new()
+                .max_connections(1)
+                .acquire_timeout(LIMIT)
+                .connect_lazy_with((*pool.connect_options()).clone());
+            if let Err(error) = self.hear(&own).await {
+                tracing::debug!(error = %error, "LISTEN ended");
             }
             tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    /// Passes on what others say until the connection is lost.
+    async fn hear(&self, pool: &sqlx::PgPool) -> Result<(), sqlx::Error> {
+        let mut listener = in_time(PgListener::connect_with(pool)).await?;
+        // It would connect again by itself, and wait for that as long as TCP does.
+        listener.eager_reconnect(false);
+        in_time(listener.listen(CHANNEL)).await?;
+        let signals = &self.0.signals;
+        // What came while nobody listened.
+        signals.ring_here(Wake::ALL);
+        loop {
+            match tokio::time::timeout(QUIET, listener.try_recv()).await {
+                Ok(Ok(Some(heard))) => signals.ring_here(Wake::heard(heard.payload(), signals.owner)),
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(error)) => return Err(error),
+                Err(_quiet) => drop(in_time(sqlx::query("SELECT 1").execute(&mut listener)).await?),
+            }
         }
     }
 
@@ -184,12 +206,19 @@ impl Store {
                 .bind(CHANNEL)
                 .bind(untold.told_by(signals.owner));
             // A lost NOTIFY costs the others one poll interval.
-            if let Err(error) = told.execute(pool).await {
+            if let Err(error) = in_time(told.execute(pool)).await {
                 tracing::debug!(error = %error, "NOTIFY failed");
             }
             tokio::time::sleep(COALESCE).await;
         }
     }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_elapsed| {
+        note_silence();
+        Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
+    })
 }
 
 #[cfg(test)]
