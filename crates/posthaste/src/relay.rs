@@ -2,7 +2,8 @@
 //!
 //! The partitions it works on are leased; the mark is refused in the transaction that would write it
 //! once the lease is another's. A row stays pending until the transport has confirmed it, however
-//! long the transport is away. After a failure the rest of the same key waits, other keys go on.
+//! long the transport is away. After a failure the rest of the same key waits, other keys go on; what the transport
+//! refuses of one destination keeps no other waiting (`held_back.rs`). What can never be sent is given up as `dead`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -17,11 +18,12 @@ use crate::dead_letter;
 use crate::failpoint::{self, mutant};
 use crate::failure::chain;
 use crate::floor::Floor;
-use crate::held_back::{HeldBack, Lane, MAX_DELAY};
+use crate::held_back::{HeldBack, Lane, MAX_DELAY, Outcome};
 use crate::lease::{Held, Keeper, Slot};
+use crate::message::MessageId;
 use crate::retry::{COLLISIONS, after_collision, back_off, jitter};
 use crate::store::outbox_rows::{self as outbox, Pending};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, dead_outbox_rows};
 use crate::telemetry::{self, metric};
 
 const BATCH: u64 = 500;
@@ -44,6 +46,8 @@ pub(crate) struct Relay {
     slots: BTreeMap<i64, Slot>,
     floor: Floor,
     held_back: HeldBack,
+    /// In this look a destination was held back because the transport took nothing of a batch that was all for it.
+    suspected: bool,
     /// When the next scheduled row falls due, as of the last look at them.
     next_due: Option<Instant>,
     looked: Instant,
@@ -54,17 +58,54 @@ pub(crate) struct Relay {
 /// What a step found.
 enum Step {
     Moved,
-    /// Nothing of a batch was taken: the transport is away, or all of the batch is at fault.
-    Refused,
+    /// The transport is away.
+    Away,
+    /// What is left waits with its key or destination.
     Idle,
 }
 
 /// What became of a batch.
 enum Forwarded {
-    /// All of it was taken; the bound of the transaction that marked it.
+    /// All of it was taken or given up; the bound of the transaction that marked it.
     All(i64),
+    /// A part of it.
     Some,
-    Nothing,
+    /// Nothing, and the fault is with messages or destinations: they wait.
+    Refused,
+    /// Nothing, and the fault is the transport's.
+    Away,
+}
+
+/// What is remembered of a row while its message is on its way.
+struct Sent {
+    lane: Lane,
+    seq: i64,
+    age: f64,
+    id: MessageId,
+    is_copy: bool,
+}
+
+impl Sent {
+    fn of(row: &Pending) -> Self {
+        Self {
+            lane: Lane::of(row),
+            seq: row.seq,
+            age: row.age,
+            id: row.message.id,
+            is_copy: dead_letter::is_copy(&row.message),
+        }
+    }
+}
+
+/// What the transport has done with a batch.
+struct Settled {
+    confirmed: Vec<i64>,
+    /// What can never be sent, with its error.
+    dead: Vec<(i64, String)>,
+    /// Some of it stays pending.
+    failed: bool,
+    /// The transport took nothing, and it is not about one destination.
+    away: bool,
 }
 
 impl Relay {
@@ -80,6 +121,7 @@ impl Relay {
             slots: BTreeMap::new(),
             floor: Floor::default(),
             held_back: HeldBack::default(),
+            suspected: false,
             next_due: None,
             looked: Instant::now(),
             #[cfg(feature = "explore")]
@@ -99,7 +141,7 @@ impl Relay {
                     failures = 0;
                     continue;
                 }
-                Ok(Step::Refused) => {
+                Ok(Step::Away) => {
                     failures += 1;
                     Some(back_off(failures - 1, FIRST_DELAY, MAX_DELAY, jitter()))
                 }
@@ -154,37 +196,56 @@ impl Relay {
         let partitions: Vec<i64> = self.slots.keys().copied().collect();
         // One moment for the whole look: a lane that is ready only at a later page would be overtaken by its own rows there.
         let now = Instant::now();
+        self.held_back.begin_look(now);
+        self.suspected = false;
         if self.next_due.is_some_and(|at| at <= now) || now - self.looked >= LOOK {
             self.looked = now;
-            if let Some(due) = self.due(&partitions, now).await?
-                // What the transport refuses waits with its lane and keeps nothing else waiting.
-                && !matches!(self.forward(due).await?, Forwarded::Nothing)
-            {
-                self.next_due = Some(Instant::now());
-                return Ok(Step::Moved);
+            if let Some(step) = self.send_due(&partitions, now).await? {
+                return Ok(step);
             }
-            self.next_due = None;
         }
-        self.held_back.forget_old(now);
+        self.send_pending(&partitions, now).await
+    }
+
+    /// Sends scheduled rows that are due; `None` when there are none left that could go now.
+    async fn send_due(&mut self, partitions: &[i64], now: Instant) -> Result<Option<Step>, StoreError> {
+        self.next_due = None;
+        while let Some(due) = self.due(partitions, now).await? {
+            match self.forward(due).await? {
+                Forwarded::All(_) | Forwarded::Some => {
+                    self.next_due = Some(Instant::now());
+                    return Ok(Some(Step::Moved));
+                }
+                Forwarded::Away => return Ok(Some(Step::Away)),
+                // It waits now, so the next page is another one.
+                Forwarded::Refused if now.elapsed() < LOOK => {}
+                Forwarded::Refused => break,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn send_pending(&mut self, partitions: &[i64], now: Instant) -> Result<Step, StoreError> {
         let mut moved = false;
         let mut after = self.start();
         let mut highest = None;
         loop {
-            let mut page = outbox::pending(&self.store, &self.service, &partitions, after, BATCH).await?;
+            let held = self.held_back.destinations(now);
+            let mut page = outbox::pending(&self.store, &self.service, partitions, &held, after, BATCH).await?;
             // What has a greater number may follow a row that was committed since, behind this page.
             let highest = *highest.get_or_insert(page.highest);
             page.rows.retain(|row| row.seq <= highest);
             let Some(last) = page.rows.last().map(|row| row.seq) else {
                 break;
             };
-            failpoint::hit("relay.claimed").await;
             if self.floor.moved_to(&page.snapshot) {
                 return Ok(Step::Moved);
             }
+            failpoint::hit("relay.claimed").await;
             let read = page.rows.len();
             let full = read as u64 == BATCH;
-            let ready = self.ready(page.rows, now);
-            let whole = ready.len() == read && after == self.floor.at();
+            let ready = self.held_back.ready(page.rows, now);
+            let whole = held.is_empty() && ready.len() == read && after == self.floor.at();
             if ready.is_empty() {
                 if !full {
                     break;
@@ -204,14 +265,19 @@ impl Relay {
                 Forwarded::All(bound) if whole => self.floor.settled(bound),
                 _ => self.floor.unsettled(),
             }
-            if matches!(forwarded, Forwarded::Nothing) {
-                return Ok(if moved { Step::Moved } else { Step::Refused });
+            match forwarded {
+                Forwarded::All(_) | Forwarded::Some => moved = true,
+                Forwarded::Refused => {}
+                Forwarded::Away if moved => return Ok(Step::Moved),
+                Forwarded::Away => return Ok(Step::Away),
             }
             // To begin anew would be to read all that waits once more for each batch of the others.
-            if whole || !full || self.slots.is_empty() || now.elapsed() >= LOOK {
+            if moved && whole || self.slots.is_empty() || now.elapsed() >= LOOK {
                 return Ok(Step::Moved);
             }
-            moved = true;
+            if !full {
+                break;
+            }
             after = last;
         }
         if moved {
@@ -219,19 +285,22 @@ impl Relay {
         }
         self.floor.idle();
         // Asked each time: one that was appended since may be due before the one that was known.
-        let wait = outbox::next_due(&self.store, &self.service, &partitions).await?;
+        let held = self.held_back.destinations(now);
+        let wait = outbox::next_due(&self.store, &self.service, partitions, &held).await?;
         // Those that are due and still here wait with their lane.
         self.next_due = wait.map(|wait| Instant::now() + Duration::from_secs_f64(wait.clamp(0.2, 3600.0)));
         Ok(Step::Idle)
     }
 
     /// The oldest scheduled rows that are due and do not wait; `None` when there are none.
-    async fn due(&self, partitions: &[i64], now: Instant) -> Result<Option<Vec<Pending>>, StoreError> {
+    async fn due(&mut self, partitions: &[i64], now: Instant) -> Result<Option<Vec<Pending>>, StoreError> {
         let mut skipped = 0;
+        let held = self.held_back.destinations(now);
         loop {
-            let due = outbox::due(&self.store, &self.service, partitions, skipped, BATCH).await?;
+            let due = outbox::due(&self.store, &self.service, partitions, &held, skipped, BATCH).await?;
             let read = due.len() as u64;
-            let ready = self.ready(due, now);
+            failpoint::hit("relay.due").await;
+            let ready = self.held_back.ready(due, now);
             if !ready.is_empty() {
                 return Ok(Some(ready));
             }
@@ -240,12 +309,6 @@ impl Relay {
             }
             skipped += read;
         }
-    }
-
-    /// Those of `rows` whose lane does not wait.
-    fn ready(&self, mut rows: Vec<Pending>, now: Instant) -> Vec<Pending> {
-        rows.retain(|row| self.held_back.is_free(&Lane::of(row), row.seq, now));
-        rows
     }
 
     fn start(&self) -> i64 {
@@ -261,65 +324,121 @@ impl Relay {
         if !self.keeper.still_held(&self.scope, &self.slots).await? {
             return self.fenced().await;
         }
-        let seqs: Vec<i64> = rows.iter().map(|row| row.seq).collect();
         let mut marked = None;
         if mutant!(MarkBeforeConfirm) {
-            marked = self.mark(&seqs).await?;
+            let seqs: Vec<i64> = rows.iter().map(|row| row.seq).collect();
+            marked = self.mark(&seqs, &[]).await?;
         }
-        let lanes: Vec<Lane> = rows.iter().map(Lane::of).collect();
-        let ages: Vec<f64> = rows.iter().map(|row| row.age).collect();
-        let copies: HashSet<i64> = rows
-            .iter()
-            .filter(|row| dead_letter::is_copy(&row.message))
-            .map(|row| row.seq)
-            .collect();
+        let sent: Vec<Sent> = rows.iter().map(Sent::of).collect();
         failpoint::hit("relay.publishing").await;
         let started = Instant::now();
         let results = self.publish(rows).await;
         failpoint::hit("relay.published").await;
         let took = started.elapsed();
         metrics::histogram!(metric::BROKER_OPERATION, "messaging_operation_name" => "send").record(took);
-        let mut confirmed = Vec::with_capacity(seqs.len());
-        let mut failed: Option<BrokerError> = None;
-        let mut outcomes = Vec::with_capacity(seqs.len());
-        for ((result, lane), (seq, age)) in results.into_iter().zip(lanes).zip(seqs.iter().zip(ages)) {
-            match result {
-                Ok(()) => {
-                    metrics::histogram!(metric::OUTBOX_LAG).record(age + took.as_secs_f64());
-                    confirmed.push(*seq);
-                    outcomes.push((lane, *seq, true));
-                }
-                // With its cause in its headers it is larger than what came. It would be pending for ever.
-                Err(error @ BrokerError::TooLarge(_)) if copies.contains(seq) => {
-                    tracing::error!(service = self.service, error = %chain(&error), "a dead letter is kept without a copy in its queue");
-                    confirmed.push(*seq);
-                }
-                Err(error) => {
-                    outcomes.push((lane, *seq, false));
-                    failed = Some(error);
-                }
-            }
-        }
-        metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "ok").increment(confirmed.len() as u64);
-        metrics::counter!(metric::SENT).increment(confirmed.len() as u64);
-        self.held_back.learn(outcomes);
-        if let Some(error) = &failed {
-            let count = seqs.len() - confirmed.len();
-            metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "failed").increment(count as u64);
-            tracing::warn!(service = self.service, messages = count, error = %chain(error), "not published; they stay pending");
-        }
-        if !confirmed.is_empty() && !mutant!(MarkBeforeConfirm) {
-            marked = self.mark(&confirmed).await?;
+        let Settled {
+            confirmed,
+            dead,
+            failed,
+            away,
+        } = self.settle(sent, results, took);
+        if !(confirmed.is_empty() && dead.is_empty()) && !mutant!(MarkBeforeConfirm) {
+            marked = self.mark(&confirmed, &dead).await?;
             if marked.is_none() {
                 return self.fenced().await;
             }
         }
         failpoint::hit("relay.marked").await;
-        Ok(match failed {
-            None => marked.map_or(Forwarded::Some, Forwarded::All),
-            Some(_) if confirmed.is_empty() => Forwarded::Nothing,
-            Some(_) => Forwarded::Some,
+        Ok(match marked {
+            Some(bound) if !failed => Forwarded::All(bound),
+            _ if !(confirmed.is_empty() && dead.is_empty()) => Forwarded::Some,
+            _ if away => Forwarded::Away,
+            _ => Forwarded::Refused,
         })
+    }
+
+    /// Takes in what the transport has answered for a batch.
+    fn settle(&mut self, sent: Vec<Sent>, results: Vec<Result<(), BrokerError>>, took: Duration) -> Settled {
+        let (mut confirmed, mut dead) = (Vec::with_capacity(sent.len()), Vec::new());
+        let mut last_error: Option<BrokerError> = None;
+        let mut outcomes = Vec::with_capacity(sent.len());
+        // What became unknown because the transport went away, or one destination that confirms nothing.
+        let mut unknown = HashSet::new();
+        for (
+            Sent {
+                lane,
+                seq,
+                age,
+                id,
+                is_copy,
+            },
+            result,
+        ) in sent.into_iter().zip(results)
+        {
+            let outcome = match result {
+                Ok(()) => {
+                    metrics::histogram!(metric::OUTBOX_LAG).record(age + took.as_secs_f64());
+                    confirmed.push(seq);
+                    Outcome::Taken
+                }
+                // With its cause in its headers it is larger than what came. The dead letter itself is in the inbox.
+                Err(error) if error.is_permanent() && is_copy => {
+                    tracing::error!(service = self.service, error = %chain(&error), "a dead letter is kept without a copy in its queue");
+                    confirmed.push(seq);
+                    Outcome::Taken
+                }
+                Err(error) if error.is_permanent() => {
+                    let error = chain(&error);
+                    tracing::error!(
+                        service = self.service,
+                        message_id = %id,
+                        destination = lane.topic,
+                        error,
+                        "the message can never be sent: dead letter of the outbox"
+                    );
+                    dead.push((seq, error));
+                    Outcome::Dead
+                }
+                Err(error) => {
+                    if error.is_unavailable() {
+                        unknown.insert(lane.clone());
+                    }
+                    last_error = Some(error);
+                    Outcome::Refused
+                }
+            };
+            outcomes.push((lane, seq, outcome));
+        }
+        metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "ok").increment(confirmed.len() as u64);
+        metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "dead").increment(dead.len() as u64);
+        metrics::counter!(metric::SENT).increment(confirmed.len() as u64);
+        if let Some(error) = &last_error {
+            let count = outcomes.len() - confirmed.len() - dead.len();
+            metrics::counter!(metric::OUTBOX_PUBLISHED, "posthaste_outcome" => "failed").increment(count as u64);
+            tracing::warn!(service = self.service, messages = count, error = %chain(error), "not published; they stay pending");
+        }
+        let mut away = false;
+        if confirmed.is_empty() && !unknown.is_empty() {
+            // Nothing was taken, so nothing is known of those: only what was refused holds back its key.
+            outcomes.retain(|(lane, ..)| !unknown.contains(lane));
+            let mut topics = unknown.iter().map(|lane| &lane.topic);
+            let first = topics.next();
+            match first.filter(|first| topics.all(|topic| topic == *first)) {
+                // One destination may be at fault: it waits, and a batch of another one is tried first.
+                Some(only) if !self.suspected => {
+                    self.suspected = true;
+                    self.held_back.hold(only);
+                }
+                _ => away = true,
+            }
+        }
+        self.held_back.learn(&outcomes);
+        Settled {
+            confirmed,
+            dead,
+            failed: last_error.is_some(),
+            away,
+        }
     }
 
     async fn publish(&self, rows: Vec<Pending>) -> Vec<Result<(), BrokerError>> {
@@ -344,10 +463,10 @@ impl Relay {
     }
 
     /// Returns the bound of the transaction; `None`: the lease is another's.
-    async fn mark(&self, seqs: &[i64]) -> Result<Option<i64>, StoreError> {
+    async fn mark(&self, confirmed: &[i64], dead: &[(i64, String)]) -> Result<Option<i64>, StoreError> {
         let mut collisions = 0;
         loop {
-            match self.mark_once(seqs).await {
+            match self.mark_once(confirmed, dead).await {
                 // Giving up would publish all of it again.
                 Err(StoreError::Collision(_)) if collisions < COLLISIONS => collisions += 1,
                 other => return other,
@@ -356,13 +475,16 @@ impl Relay {
         }
     }
 
-    async fn mark_once(&self, seqs: &[i64]) -> Result<Option<i64>, StoreError> {
+    async fn mark_once(&self, confirmed: &[i64], dead: &[(i64, String)]) -> Result<Option<i64>, StoreError> {
         let tx = self.store.begin().await?;
         if !self.keeper.fence(&tx, &self.scope, &self.slots).await? {
             tx.rollback().await?;
             return Ok(None);
         }
-        let bound = outbox::mark_published(&tx, seqs.iter().copied()).await?;
+        for (seq, error) in dead {
+            dead_outbox_rows::mark_dead(&tx, *seq, error).await?;
+        }
+        let bound = outbox::mark_published(&tx, confirmed.iter().copied()).await?;
         failpoint::hit("relay.marking").await;
         tx.commit().await?;
         Ok(Some(bound))

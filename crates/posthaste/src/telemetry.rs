@@ -11,7 +11,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// Metric names, as Prometheus shows them.
 pub mod metric {
-    /// Counter: outbox rows by `posthaste_outcome` (`ok`, `failed`).
+    /// Counter: outbox rows by `posthaste_outcome` (`ok`, `failed`, `dead`).
     pub const OUTBOX_PUBLISHED: &str = "posthaste_outbox_published_total";
     /// Histogram, s: from a row's creation to the broker's confirm.
     pub const OUTBOX_LAG: &str = "posthaste_outbox_publish_lag_seconds";

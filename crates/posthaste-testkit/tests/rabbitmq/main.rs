@@ -7,5 +7,6 @@ mod identify;
 mod limit_messages;
 mod log;
 mod odd_queues;
+mod refuse_destination;
 mod shop;
 mod use_queues;

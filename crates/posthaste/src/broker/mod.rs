@@ -34,9 +34,24 @@ pub enum BrokerError {
     /// The transport never takes a message of this size.
     #[error("the message is too large for the transport: {0}")]
     TooLarge(String),
-    /// The transport refused the message.
+    /// The transport can never carry this message: its headers are too large, its destination has no possible name.
+    #[error("the transport cannot carry the message: {0}")]
+    Invalid(String),
+    /// The transport refused the message; it may take it later.
     #[error("the transport refused the message: {0}")]
     Refused(String),
+}
+
+impl BrokerError {
+    /// Whether the transport, not the message or its destination, is the cause.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Deadline(_))
+    }
+
+    /// Whether the transport never takes this message, however often it is tried.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::TooLarge(_) | Self::Invalid(_))
+    }
 }
 
 impl From<StoreError> for BrokerError {

@@ -87,26 +87,25 @@ pub(crate) struct Page {
     pub highest: i64,
 }
 
-/// The oldest pending rows of `service` in `partitions` with a number above `after`, at most `limit`.
+/// The oldest pending rows of `service` in `partitions` with a number above `after`, at most `limit`, none of `topics`.
 pub(crate) async fn pending(
     store: &Store,
     service: &str,
     partitions: &[i64],
+    topics: &[String],
     after: i64,
     limit: u64,
 ) -> Result<Page, StoreError> {
     let sql = format!(
         "SELECT {COLUMNS}, {SNAPSHOT}, {HIGHEST} FROM outbox_messages {{index:outbox_pending}} \
          WHERE service = $1 AND status = 'pending' AND due_at IS NULL \
-         AND seq > $2 AND partition_no {{in:$3}} ORDER BY seq LIMIT $4"
+         AND seq > $2 AND partition_no {{in:$3}} {} ORDER BY seq LIMIT $4",
+        none_of(topics, 5)
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
-    let found = store
-        .query(
-            &sql,
-            vec![service.into(), after.into(), partitions, limit.cast_signed().into()],
-        )
-        .await?;
+    let mut values = vec![service.into(), after.into(), partitions, limit.cast_signed().into()];
+    values.extend(list_of(store, topics));
+    let found = store.query(&sql, values).await?;
     let rows: Vec<Pending> = found.iter().map(read).collect::<Result<_, _>>()?;
     let (snapshot, highest) = match found.last() {
         Some(row) => (Snapshot::of(row)?, row.get("highest")?),
@@ -119,40 +118,61 @@ pub(crate) async fn pending(
     })
 }
 
-/// The scheduled rows of `service` in `partitions` that are due, at most `limit` behind the first `skipped`.
+/// The condition that a row is for none of `topics`, the `n`th value: what is held back is not read again and again.
+fn none_of(topics: &[String], n: usize) -> String {
+    match topics {
+        [] => String::new(),
+        _ => format!("AND NOT (topic {{in:${n}}})"),
+    }
+}
+
+fn list_of(store: &Store, topics: &[String]) -> Option<Value> {
+    (!topics.is_empty()).then(|| store.dialect().texts(topics.iter().cloned()))
+}
+
+/// The scheduled rows of `service` in `partitions` that are due, at most `limit` behind the first `skipped`, none of
+/// `topics`.
 pub(crate) async fn due(
     store: &Store,
     service: &str,
     partitions: &[i64],
+    topics: &[String],
     skipped: u64,
     limit: u64,
 ) -> Result<Vec<Pending>, StoreError> {
     let sql = format!(
         "SELECT {COLUMNS} FROM outbox_messages {{index:outbox_pending}} WHERE status = 'pending' AND due_at <= {{clock}} AND service = $1 \
-         AND partition_no {{in:$2}} ORDER BY due_at, seq LIMIT $3 OFFSET $4"
+         AND partition_no {{in:$2}} {} ORDER BY due_at, seq LIMIT $3 OFFSET $4",
+        none_of(topics, 5)
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
-    let rows = store
-        .query(
-            &sql,
-            vec![
-                service.into(),
-                partitions,
-                limit.cast_signed().into(),
-                skipped.cast_signed().into(),
-            ],
-        )
-        .await?;
+    let mut values = vec![
+        service.into(),
+        partitions,
+        limit.cast_signed().into(),
+        skipped.cast_signed().into(),
+    ];
+    values.extend(list_of(store, topics));
+    let rows = store.query(&sql, values).await?;
     rows.iter().map(read).collect()
 }
 
-/// How long until the next scheduled row of `service` in `partitions` is due, negative once it is; `None` when
-/// there is none.
-pub(crate) async fn next_due(store: &Store, service: &str, partitions: &[i64]) -> Result<Option<f64>, StoreError> {
-    let sql = "SELECT -({age:MIN(due_at)}) AS wait FROM outbox_messages \
-        WHERE status = 'pending' AND due_at IS NOT NULL AND service = $1 AND partition_no {in:$2}";
-    let partitions = store.dialect().ints(partitions.iter().copied());
-    let rows = store.query(sql, vec![service.into(), partitions]).await?;
+/// How long until the next scheduled row of `service` in `partitions` is due, negative once it is, none of `topics`;
+/// `None` when there is none.
+pub(crate) async fn next_due(
+    store: &Store,
+    service: &str,
+    partitions: &[i64],
+    topics: &[String],
+) -> Result<Option<f64>, StoreError> {
+    let sql = format!(
+        "SELECT -({{age:MIN(due_at)}}) AS wait FROM outbox_messages \
+         WHERE status = 'pending' AND due_at IS NOT NULL AND service = $1 AND partition_no {{in:$2}} {}",
+        none_of(topics, 3)
+    );
+    let mut values = vec![service.into(), store.dialect().ints(partitions.iter().copied())];
+    values.extend(list_of(store, topics));
+    let rows = store.query(&sql, values).await?;
     rows.first().map_or(Ok(None), |row| row.get("wait"))
 }
 

@@ -1,7 +1,7 @@
 //! Topics exist before they are used: a cluster need not create them by itself, and if it does it may
 //! give them one partition.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,16 +44,17 @@ impl KafkaBroker {
         const LIMIT: Duration = Duration::from_secs(10);
         let (broker, topics, runtime) = (self.clone(), topics.to_vec(), Handle::current());
         let created = tokio::task::spawn_blocking(move || broker.create_topics(&topics, LIMIT, &runtime));
-        created.await.map_err(failed)?
+        let refused = created.await.map_err(failed)??;
+        refused.into_values().next().map_or(Ok(()), Err)
     }
 
-    /// Creates those of `topics` that do not exist; the answer for each within `limit`. Blocks.
+    /// Creates those of `topics` that do not exist, within `limit`; returns those that cannot be created. Blocks.
     pub(super) fn create_topics(
         &self,
         topics: &[String],
         limit: Duration,
         runtime: &Handle,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<HashMap<String, BrokerError>, BrokerError> {
         let context = Context(self.0.connection.clone());
         let admin = AdminClient::from_config_and_context(&self.client(), context).map_err(failed)?;
         let new: Vec<NewTopic<'_>> = topics
@@ -71,6 +72,7 @@ impl KafkaBroker {
             .map_err(|_elapsed| BrokerError::Deadline(limit))?
             .map_err(failed)?;
         self.0.connection.answers();
+        let mut refused = HashMap::new();
         for result in results {
             match result {
                 Ok(topic) => {
@@ -90,12 +92,15 @@ impl KafkaBroker {
                     self.0.topics.known().insert(topic);
                 }
                 Err((topic, code)) => {
-                    return Err(BrokerError::Refused(format!(
-                        "the topic {topic} cannot be created: {code}"
-                    )));
+                    let why = format!("the topic {topic} cannot be created: {code}");
+                    let error = match code {
+                        RDKafkaErrorCode::InvalidTopic => BrokerError::Invalid(why),
+                        _ => BrokerError::Refused(why),
+                    };
+                    refused.insert(topic, error);
                 }
             }
         }
-        Ok(())
+        Ok(refused)
     }
 }

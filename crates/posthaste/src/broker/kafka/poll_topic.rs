@@ -75,6 +75,7 @@ impl Poller {
             match self.connect() {
                 Ok(consumer) => {
                     // Without a controller nothing is created, and what is there is served all the same.
+                    let created = created.and_then(|mut refused| refused.remove(&self.topic).map_or(Ok(()), Err));
                     if let Err(error) = created.or_else(|error| self.exists(&consumer).then_some(()).ok_or(error)) {
                         tracing::debug!(topic = self.topic, %error, "the topic is not there yet");
                         self.shared.pause(AGAIN);

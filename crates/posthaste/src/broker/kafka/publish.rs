@@ -1,6 +1,6 @@
 //! Publishing: all records of a call are on their way before the first confirm is awaited.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,9 +77,10 @@ impl KafkaBroker {
             CONFIRM
         };
         let end = Instant::now() + limit;
-        if let Err(error) = self.ensure_topics(&messages, limit).await {
-            return messages.iter().map(|_| Err(error.clone())).collect();
-        }
+        let refused = match self.ensure_topics(&messages, limit).await {
+            Ok(refused) => refused,
+            Err(error) => return messages.iter().map(|_| Err(error.clone())).collect(),
+        };
         let producer = match self.producer() {
             Ok(producer) => producer,
             Err(error) => return messages.iter().map(|_| Err(error.clone())).collect(),
@@ -87,6 +88,10 @@ impl KafkaBroker {
         let mut held_back: HashSet<(&str, &str)> = HashSet::new();
         let mut sent = Vec::with_capacity(messages.len());
         for message in &messages {
+            if let Some(error) = refused.get(&message.topic) {
+                sent.push(Err(error.clone()));
+                continue;
+            }
             let lane = message.key.as_deref().map(|key| (message.topic.as_str(), key));
             if lane.is_some_and(|lane| held_back.contains(&lane)) {
                 let reason = "an earlier message of its key was not taken";
@@ -120,18 +125,23 @@ impl KafkaBroker {
         results
     }
 
-    async fn ensure_topics(&self, messages: &[Message], limit: Duration) -> Result<(), BrokerError> {
+    /// Returns the topics that cannot be had.
+    async fn ensure_topics(
+        &self,
+        messages: &[Message],
+        limit: Duration,
+    ) -> Result<HashMap<String, BrokerError>, BrokerError> {
         let topics: HashSet<&str> = messages.iter().map(|message| message.topic.as_str()).collect();
         let missing = topics.into_iter().filter(|topic| !self.0.topics.contains(topic));
         let missing: Vec<String> = missing.map(str::to_owned).collect();
         if missing.is_empty() {
-            return Ok(());
+            return Ok(HashMap::new());
         }
         // Many that publish to a new topic at a time create it once.
         let turn = tokio::time::timeout(limit, self.0.creating.lock()).await;
         let _turn = turn.map_err(|_elapsed| BrokerError::Deadline(limit))?;
         if missing.iter().all(|topic| self.0.topics.contains(topic)) {
-            return Ok(());
+            return Ok(HashMap::new());
         }
         let broker = self.clone();
         let runtime = Handle::current();
@@ -198,11 +208,10 @@ fn refused(error: KafkaError) -> BrokerError {
         Some(code @ (RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize)) => {
             BrokerError::TooLarge(code.to_string())
         }
-        Some(
-            code @ (RDKafkaErrorCode::InvalidTopic
-            | RDKafkaErrorCode::InvalidRecord
-            | RDKafkaErrorCode::TopicAuthorizationFailed),
-        ) => BrokerError::Refused(code.to_string()),
+        Some(code @ (RDKafkaErrorCode::InvalidTopic | RDKafkaErrorCode::InvalidRecord)) => {
+            BrokerError::Invalid(code.to_string())
+        }
+        Some(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => BrokerError::Refused(code.to_string()),
         _ => failed(error),
     }
 }

@@ -56,7 +56,7 @@ struct IsStream(String);
 /// The name as the protocol has it.
 pub(super) fn queue_name(queue: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(queue)
-        .map_err(|too_long| BrokerError::Refused(format!("the queue's name is no name: {too_long}")))
+        .map_err(|too_long| BrokerError::Invalid(format!("AMQP has no such queue name: {too_long}")))
 }
 
 /// `Some`: it is there as somebody else declared it, and this is what RabbitMQ said of the difference.
@@ -95,7 +95,8 @@ async fn ask(up: &Arc<Up>, name: &ShortString, arguments: FieldTable) -> Result<
             tracing::warn!(queue = %name, error = refused, "the queue is used as it was declared by someone else");
             Ok(Some(refused))
         }
-        Err(_absent) => Err(BrokerError::Refused(chain(&refused))),
+        Err(error) if error.is_amqp_soft_error() => Err(BrokerError::Refused(chain(&refused))),
+        Err(error) => Err(unavailable(error)),
     }
 }
 

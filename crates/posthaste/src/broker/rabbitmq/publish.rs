@@ -23,7 +23,7 @@ use crate::message::Message;
 
 /// How long a batch may take; less than the relay waits.
 pub(super) const BATCH_LIMIT: Duration = Duration::from_secs(25);
-/// After so many refused messages in a row the others are not tried.
+/// After so many refused messages of a queue in a row its others are not tried: each has cost a channel.
 const CULPRITS: u32 = 8;
 /// How long a connection on which confirms stayed out may take to answer before it is given up.
 const GRACE: Duration = Duration::from_secs(1);
@@ -121,7 +121,8 @@ impl Publishing {
                 }
             });
         }
-        let (mut most, mut culprits) = (usize::MAX, 0);
+        let mut most = usize::MAX;
+        let mut culprits: HashMap<String, u32> = HashMap::new();
         loop {
             let mut round = next_round(&outgoing, results);
             if round.is_empty() {
@@ -134,7 +135,10 @@ impl Publishing {
             for (at, outcome) in send(&lane.channel, &mut outgoing, round, end).await {
                 let Some(sent) = &mut outgoing[at] else { continue };
                 match outcome {
-                    Ok(Taken::Confirmed) => results[at] = Some(Ok(())),
+                    Ok(Taken::Confirmed) => {
+                        culprits.remove(&sent.queue);
+                        results[at] = Some(Ok(()));
+                    }
                     // Its queue is gone: declared once more, sent once more.
                     Ok(Taken::Returned) if !sent.sent_again => {
                         sent.sent_again = true;
@@ -153,21 +157,23 @@ impl Publishing {
                 }
             }
             match lost {
-                None => {
-                    most = most.saturating_mul(2);
-                    culprits = 0;
-                }
+                None => most = most.saturating_mul(2),
                 // The channel is closed because of one of them: it is found by sending fewer at a time.
                 Some(Unconfirmed::Refused(cause)) => {
                     lane = self.lane(up).await?;
                     if let [only] = open[..] {
-                        let refused = too_large_or_refused(cause);
-                        culprits += 1;
-                        if culprits == CULPRITS {
+                        results[only] = Some(Err(too_large_or_refused(cause)));
+                        let queue = outgoing[only].as_ref().map_or("", |sent| sent.queue.as_str());
+                        let count = culprits.entry(queue.to_owned()).or_default();
+                        *count += 1;
+                        if *count == CULPRITS {
                             // It is not about single messages.
-                            return Err(refused);
+                            for (sent, result) in outgoing.iter().zip(results.iter_mut()) {
+                                if result.is_none() && sent.as_ref().is_some_and(|sent| sent.queue == queue) {
+                                    *result = Some(Err(refused("the queue has refused those before it")));
+                                }
+                            }
                         }
-                        results[only] = Some(Err(refused));
                         continue;
                     }
                     most = open.len().div_ceil(2);
@@ -262,7 +268,7 @@ fn prepare(message: Message, limit: usize) -> Result<Outgoing, BrokerError> {
         name: queue_name(&queue)?,
         queue,
         kind,
-        properties: Some(properties::encode(&message, limit).map_err(BrokerError::Refused)?),
+        properties: Some(properties::encode(&message, limit).map_err(BrokerError::Invalid)?),
         message,
         sent_again: false,
     })
