@@ -32,10 +32,11 @@ fn nothing_is_lost_or_done_twice_over_a_broker() {
         "consumer.acknowledged",
         "consumer.settling",
         "consumer.settled",
+        "consumer.queued_behind",
         "retrier.claimed",
         "retrier.handled",
         "retrier.committed",
-        "retrier.parking",
+        "retrier.failing",
         "retrier.burying",
         "retrier.buried",
     ] {

@@ -42,7 +42,10 @@ async fn rows_keep_their_due_times(database: TestDatabase) -> Result<()> {
         "{found:?}"
     );
     insert(&store, "waiting", 4, false).await?;
-    ensure!(store.migrate_down("core", up_to).await? == Some(2), "nothing was taken back");
+    ensure!(
+        store.migrate_down("core", up_to).await? == Some(2),
+        "nothing was taken back"
+    );
     let found = rows(&store).await?;
     ensure!(
         found == [of("dead", 0, 2), of("parked", 1, 7), of("processed", 0, 1)],

@@ -174,3 +174,142 @@ async fn a_handler_that_hangs_holds_up_no_other_s_retries() -> Result<()> {
     tx.commit().await?;
     place.handles("free").await
 }
+
+/// Handles rows of `key` one after another, each found by a look of its own.
+async fn handles_one_by_one(store: &Store, rows: std::ops::Range<i64>) -> Result<()> {
+    for n in rows {
+        let key = format!("free {n}");
+        let tx = store.begin().await?;
+        park(&tx, row(&key, n, 1, -1)).await?;
+        tx.commit().await?;
+        wait_until("the row that is due", LIMIT, || async {
+            let sql = "SELECT 1 AS one FROM steps WHERE item_key = $1";
+            let rows = store.query(sql, vec![key.as_str().into()]).await.ok()?;
+            (rows.len() == 1).then_some(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+fn engine(store: &Store, subscriptions: Vec<Subscription>) -> Result<Engine> {
+    Ok(Engine::start(EngineConfig {
+        service: "shop".to_owned(),
+        store: store.clone(),
+        broker: Broker::open("memory:", store)?,
+        subscriptions,
+        roles: Roles {
+            worker: true,
+            relay: false,
+        },
+        tuning: Tuning {
+            lease: Duration::from_secs(1),
+            ..Tuning::default()
+        },
+    }))
+}
+
+async fn open_postgres() -> Result<(TestDatabase, Store)> {
+    let database = TestDatabase::postgres().await?;
+    let store = Store::open(database.url(), StoreOptions::default())?;
+    store.migrate_up("core", CORE_MIGRATIONS).await?;
+    store.migrate_up("steps", &[STEPS]).await?;
+    Ok((database, store))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_another_session_holds_is_not_asked_for_all_the_time() -> Result<()> {
+    const ROUNDS: i64 = 8;
+    let (database, store) = open_postgres().await?;
+    let tx = store.begin().await?;
+    park(&tx, row("held", 1, 1, -MINUTE)).await?;
+    tx.commit().await?;
+    let other = Store::open(database.url(), StoreOptions::default())?;
+    let holder = other.begin().await?;
+    holder
+        .query("SELECT 1 AS one FROM inbox_messages FOR UPDATE", vec![])
+        .await?;
+    let take = Subscription::new::<Step, _>("take", "steps", Take);
+    let engine = engine(&store, vec![take])?;
+    // Each is found by the next poll.
+    handles_one_by_one(&store, 2..2 + ROUNDS).await?;
+    engine.stop(LIMIT).await;
+    // What a session has done is told when it ends.
+    store.close().await;
+    holder.rollback().await?;
+    let sql = "SELECT CAST(xact_rollback AS bigint) AS n FROM pg_stat_database WHERE datname = current_database()";
+    let rows = other.query(sql, vec![]).await?;
+    let missed: i64 = rows.first().map_or(Ok(0), |row| row.get("n"))?;
+    anyhow::ensure!(
+        (1..100).contains(&missed),
+        "{missed} transactions found nothing to take"
+    );
+    other.close().await;
+    database.finish().await
+}
+
+fn hang(name: &str) -> Subscription {
+    let mut hang = Subscription::new::<Step, _>(name, "other steps", Hang);
+    hang.deadline = Duration::from_secs(600);
+    hang
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_handlers_that_hang_leave_a_turn_for_a_third() -> Result<()> {
+    let (database, store) = open_postgres().await?;
+    let tx = store.begin().await?;
+    for subscription in ["hang", "hang too"] {
+        for n in 0..20 {
+            let hanging = Row {
+                subscription,
+                ..row("any", n, 0, -MINUTE)
+            };
+            park(&tx, hanging).await?;
+        }
+    }
+    tx.commit().await?;
+    let take = Subscription::new::<Step, _>("take", "steps", Take);
+    let engine = engine(&store, vec![hang("hang"), hang("hang too"), take])?;
+    wait_until("both to hang", LIMIT, || async {
+        let sql = "SELECT subscription FROM inbox_messages WHERE attempts > 0 AND subscription <> 'take'";
+        let rows = store.query(sql, vec![]).await.ok()?;
+        (rows.len() >= 4).then_some(())
+    })
+    .await?;
+    handles_one_by_one(&store, 100..102).await?;
+    drop(engine);
+    store.close().await;
+    database.finish().await
+}
+
+/// Hangs on one key only.
+struct HangOn(&'static str);
+
+impl Handle<Step> for HangOn {
+    async fn handle(&self, step: Step, cx: &mut Cx<'_>) -> Handled {
+        if step.key == self.0 {
+            std::future::pending::<()>().await;
+        }
+        Take.handle(step, cx).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_row_that_hangs_holds_up_no_other_row_of_its_subscription() -> Result<()> {
+    let (database, store) = open_postgres().await?;
+    let tx = store.begin().await?;
+    park(&tx, row("stuck", 1, 0, -MINUTE)).await?;
+    tx.commit().await?;
+    let mut take = Subscription::new::<Step, _>("take", "steps", HangOn("stuck"));
+    take.deadline = Duration::from_secs(600);
+    let engine = engine(&store, vec![take])?;
+    wait_until("the row to hang", LIMIT, || async {
+        let sql = "SELECT 1 AS one FROM inbox_messages WHERE attempts = 1";
+        (store.query(sql, vec![]).await.ok()?.len() == 1).then_some(())
+    })
+    .await?;
+    handles_one_by_one(&store, 2..4).await?;
+    drop(engine);
+    store.close().await;
+    database.finish().await
+}

@@ -1,5 +1,5 @@
 //! From deliveries to effects: one transaction for a batch's marks, rows and messages, then the
-//! acknowledgement. What fails is found by splitting and parked; what can never work is dead at once.
+//! acknowledgement. What fails is found by splitting and tried again later; what can never work is dead at once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::outbox;
 use crate::retry::{COLLISIONS, after_collision, back_off, jitter};
 use crate::store::identity_rows;
 use crate::store::inbox_rows::{self as inbox, Fate};
-use crate::store::{Dialect, Store, StoreError, Tx};
+use crate::store::{Dialect, Store, StoreError, Tx, retry_rows};
 use crate::telemetry::metric;
 
 /// Longest pause between two batches.
@@ -166,7 +166,7 @@ impl Consumer {
         }
         // The retrier handles each alone, and counts the attempt first.
         if !alone.is_empty() {
-            self.park_all(receiver, &alone).await?;
+            self.set_aside(receiver, &alone).await?;
         }
         let lanes = match self.store.dialect() {
             Dialect::Sqlite => 1,
@@ -205,7 +205,7 @@ impl Consumer {
         }
     }
 
-    /// Handles `items` in order, splitting until each one is committed, parked or dead.
+    /// Handles `items` in order, splitting until each one is committed, set aside or dead.
     async fn handle(&self, receiver: &Receiver, items: Vec<Item>) -> Result<(), Stop> {
         let mut open = vec![items];
         let mut collisions = 0;
@@ -279,8 +279,8 @@ impl Consumer {
         let differing = [Verdict::Handled, Verdict::Retried];
         let differing = known.values().filter(|verdict| differing.contains(verdict)).count();
         let duplicates = (batch.len() - distinct.len()).saturating_sub(differing) as u64;
-        let ahead = match self.park_behind(&mut tx, distinct).await {
-            Ok(ahead) => ahead,
+        let (ahead, waited_on) = match self.queue_behind(&mut tx, distinct).await {
+            Ok(parted) => parted,
             Err(error) => return store_failed(error),
         };
         let mut items = Vec::with_capacity(ahead.len());
@@ -325,6 +325,7 @@ impl Consumer {
             return store_failed(error);
         }
         failpoint::hit("consumer.committed").await;
+        self.release(waited_on).await;
         receiver.acknowledge(&tags).await?;
         failpoint::hit("consumer.acknowledged").await;
         metrics::counter!(metric::INBOX_RECEIVED, "posthaste_verdict" => "new").increment(handled);
@@ -392,32 +393,42 @@ impl Consumer {
         }
     }
 
-    /// Parks those of `fresh` that have to queue behind parked rows of their key; answers the others.
+    /// Sets those of `fresh` aside that have to wait behind another message of their key; returns the others, and the keys
+    /// that are waited on.
     ///
     /// It looks after the marks are written, not before: they wait for a worker that had the partition before and is
-    /// still at work on it, and that one may have parked an earlier message of the key.
-    async fn park_behind<'i>(&self, tx: &mut Tx, fresh: Vec<&'i Item>) -> Result<Vec<&'i Item>, StoreError> {
+    /// still at work on it, and that one may have set an earlier message of the key aside.
+    async fn queue_behind<'i>(
+        &self,
+        tx: &mut Tx,
+        fresh: Vec<&'i Item>,
+    ) -> Result<(Vec<&'i Item>, HashSet<String>), StoreError> {
         if !self.subscription.ordered {
-            return Ok(fresh);
+            return Ok((fresh, HashSet::new()));
         }
         let name = &self.subscription.name;
         let keys: HashSet<String> = fresh.iter().filter_map(|item| item.message.key.clone()).collect();
-        let blocked = inbox::blocked_keys(tx, name, keys.into_iter().collect()).await?;
+        let blocked = inbox::blocked_keys(tx, name, &keys).await?;
         let (behind, ahead): (Vec<_>, Vec<_>) = fresh
             .into_iter()
             .partition(|item| item.message.key.as_ref().is_some_and(|key| blocked.contains(key)));
         if behind.is_empty() {
-            return Ok(ahead);
+            return Ok((ahead, blocked));
         }
         inbox::unmark(tx, name, behind.iter().map(|item| item.message.id)).await?;
         for item in behind {
-            let fate = Fate::Parked {
-                after: Duration::ZERO,
-                error: None,
-            };
-            inbox::settle_new(tx, name, &item.message, 0, fate).await?;
+            inbox::settle_new(tx, name, &item.message, 0, Fate::Waiting { suspect: false }).await?;
         }
-        Ok(ahead)
+        failpoint::hit("consumer.queued_behind").await;
+        Ok((ahead, blocked))
+    }
+
+    /// Looks after a commit that put messages behind others of `keys` whether these have ended meanwhile.
+    pub(crate) async fn release(&self, keys: HashSet<String>) {
+        // The retrier's sweep does the same.
+        if let Err(error) = retry_rows::release(&self.store, &self.subscription.name, keys).await {
+            tracing::debug!(subscription = self.subscription.name, error = %chain(&error), "waiting messages were not looked at");
+        }
     }
 
     pub(crate) fn count(&self, outcome: &'static str, by: u64) {
@@ -431,10 +442,7 @@ impl Consumer {
 fn store_failed(error: StoreError) -> Result<Tried, Stop> {
     match blame_store(&error) {
         Blame::Unavailable => Err(error.into()),
-        Blame::Collision | Blame::Message => Ok(Tried::Failed(Failed {
-            culprit: None,
-            failure: Failure::Retry(Box::new(error)),
-        })),
+        Blame::Collision | Blame::Message => Ok(Tried::Failed(error.into())),
     }
 }
 

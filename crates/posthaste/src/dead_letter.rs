@@ -79,7 +79,7 @@ pub async fn replay_edited(store: &Store, letter: &DeadLetter, body: Vec<u8>) ->
     message.causation_id = Some(letter.message.id.to_string());
     message.body = body;
     let mut tx = store.begin().await?;
-    let fate = Fate::Parked {
+    let fate = Fate::Retrying {
         after: Duration::ZERO,
         error: None,
     };
@@ -123,8 +123,8 @@ pub(crate) fn is_copy(message: &Message) -> bool {
 pub(crate) enum Origin {
     /// It came from the transport and is new to the inbox.
     Transport { attempts: u32 },
-    /// The retrier had taken its parked row with this many attempts, the current one included.
-    Parked { attempts: u32 },
+    /// The retrier had taken its row, of which `claimed` attempts were counted by then.
+    Taken { claimed: u32, attempts: u32 },
 }
 
 /// Writes `message` as dead, a copy to the subscription's dead-letter queue, and what [`Subscription::on_dead`]
@@ -137,14 +137,14 @@ pub(crate) async fn bury(
     from: Origin,
     error: &str,
 ) -> Result<(), StoreError> {
-    let (Origin::Transport { attempts } | Origin::Parked { attempts }) = from;
+    let (Origin::Transport { attempts } | Origin::Taken { attempts, .. }) = from;
     let fate = Fate::Dead { error };
     let buried = match from {
         Origin::Transport { attempts } => {
             inbox_rows::settle_new(tx, &subscription.name, message, attempts, fate).await?
         }
-        Origin::Parked { attempts } => {
-            inbox_rows::settle_parked(tx, &subscription.name, message.id.0, attempts, attempts, fate).await?
+        Origin::Taken { claimed, attempts } => {
+            inbox_rows::settle_taken(tx, &subscription.name, message.id.0, claimed, attempts, fate).await?
         }
     };
     // A repeat of what was handled or buried before is no news.

@@ -23,6 +23,15 @@ pub(crate) struct Failed {
     pub failure: Failure,
 }
 
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self {
+            culprit: None,
+            failure: Failure::Retry(Box::new(error)),
+        }
+    }
+}
+
 /// A message and what its body says.
 pub(crate) type Item = (Arc<Message>, Decoded);
 
@@ -199,7 +208,7 @@ pub(crate) fn blame_store(error: &StoreError) -> Blame {
     }
 }
 
-/// `failure` as the cause that a parked row or a dead letter keeps.
+/// `failure` as the cause that a row that is tried again or a dead letter keeps.
 pub(crate) fn cause(failure: &Failure) -> String {
     match failure {
         Failure::Retry(error) => crate::failure::chain(error.as_ref()),

@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use crate::PARTITIONS;
 use crate::failpoint::mutant;
-use crate::store::inbox_rows;
 use crate::store::lease_rows::{self, Scope};
+use crate::store::retry_rows;
 use crate::store::{Store, StoreError, Tx, Wake};
 
 /// A held slot.
@@ -165,7 +165,7 @@ impl Keeper {
         if scopes.is_empty() {
             // A worker over a foreign broker: rows that another process parked, or put back from the dead
             // letters, would wait until one of its own is parked.
-            if inbox_rows::is_due(&self.store).await? {
+            if retry_rows::is_due(&self.store).await? {
                 self.store.signals().ring_here(Wake::PARKED);
             }
             return Ok(());

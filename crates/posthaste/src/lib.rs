@@ -2,7 +2,7 @@
 //!
 //! A message is a row that commits with the business rows it belongs to ([`outbox`]). A relay carries
 //! it to the transport ([`broker`]). A consumer turns a delivery into one transaction: inbox mark,
-//! effect and new messages. What fails is parked and due again later; what gave up stays as a
+//! effect and new messages. What fails is due again later; what gave up stays as a
 //! [`dead_letter`].
 //!
 //! ```no_run

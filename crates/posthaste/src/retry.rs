@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::failure::Failure;
+use crate::invoke::{Blame, blame};
+
 /// Exponential back-off with full jitter in its upper half.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryPolicy {
@@ -36,6 +39,11 @@ pub enum Next {
 }
 
 impl RetryPolicy {
+    /// The longest delay that it can ask for.
+    pub(crate) fn longest(&self) -> Duration {
+        self.max_delay.max(self.first_delay)
+    }
+
     /// What follows the `failed`th attempt (counted from 1). `jitter` in 0.0..1.0 spreads the delay
     /// over the upper half of its range, so that many failures at one moment do not return at one.
     pub fn next(&self, failed: u32, jitter: f64) -> Next {
@@ -51,6 +59,44 @@ impl RetryPolicy {
             self.max_delay,
             jitter,
         ))
+    }
+}
+
+/// What becomes of a message after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Tried again after this time; the attempt counts.
+    Retry(Duration),
+    /// Tried again after this time; the attempt does not count.
+    Snooze(Duration),
+    /// Given up.
+    Dead,
+}
+
+/// When what failed because of the database, not of the message, is tried again.
+const NOT_ITS_FAULT: Duration = Duration::from_millis(200);
+
+/// Decides after `attempt` (counted from 1) ended in `failure`; `jitter` as in [`RetryPolicy::next`].
+pub(crate) fn decide(failure: &Failure, attempt: u32, policy: &RetryPolicy, jitter: f64) -> Decision {
+    match (failure, blame(failure)) {
+        (_, Blame::Unavailable | Blame::Collision) => Decision::Snooze(NOT_ITS_FAULT),
+        (Failure::Later(after), _) => Decision::Snooze(*after),
+        (Failure::Reject(_), _) => Decision::Dead,
+        (Failure::Retry(_), _) => match policy.next(attempt, jitter) {
+            Next::After(after) => Decision::Retry(after),
+            Next::Dead => Decision::Dead,
+        },
+    }
+}
+
+impl Decision {
+    /// Attempts that count from now on, and the time until the next one; `None`: there is none.
+    pub fn counted(self, attempt: u32) -> (u32, Option<Duration>) {
+        match self {
+            Self::Retry(after) => (attempt, Some(after)),
+            Self::Snooze(after) => (attempt.saturating_sub(1), Some(after)),
+            Self::Dead => (attempt, None),
+        }
     }
 }
 
@@ -97,6 +143,26 @@ mod tests {
     #[test]
     fn jitter_takes_at_most_half() {
         assert_eq!(POLICY.next(2, 0.0), Next::After(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn only_what_the_handler_is_to_blame_for_counts() {
+        use sea_orm::DbErr;
+
+        use crate::store::StoreError;
+
+        let failed = || Failure::from(std::io::Error::other("no"));
+        let database = |of: fn(DbErr) -> StoreError| Failure::from(of(DbErr::Custom("no".to_owned())));
+        let decided = |failure, attempt| decide(&failure, attempt, &POLICY, 1.0).counted(attempt);
+        let s = |n| Some(Duration::from_secs(n));
+        assert_eq!(decided(failed(), 1), (1, s(0)));
+        assert_eq!(decided(failed(), 3), (3, s(4)));
+        assert_eq!(decided(failed(), 6), (6, None));
+        assert_eq!(decided(database(StoreError::Statement), 6), (6, None));
+        assert_eq!(decided(Failure::Reject("no".to_owned()), 1), (1, None));
+        assert_eq!(decided(Failure::Later(Duration::from_secs(77)), 6), (5, s(77)));
+        assert_eq!(decided(database(StoreError::Unavailable), 6), (5, Some(NOT_ITS_FAULT)));
+        assert_eq!(decided(database(StoreError::Collision), 6), (5, Some(NOT_ITS_FAULT)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! What becomes of a delivery that is not handled now: parked in the inbox, or dead.
+//! What becomes of a delivery that is not handled now: tried again by the retrier, or dead.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::broker::Receiver;
 use crate::consumer::{Consumer, Item, Stop};
@@ -9,24 +9,19 @@ use crate::dead_letter;
 use crate::failpoint;
 use crate::failure::{Failure, chain};
 use crate::invoke::cause;
-use crate::retry::{Next, jitter};
+use crate::retry::{decide, jitter};
 use crate::store::inbox_rows::{self as inbox, Fate};
 use crate::store::{StoreError, Tx};
 use crate::telemetry::metric;
 
 impl Consumer {
-    /// A first attempt failed: parked or dead, by what the handler said.
+    /// A first attempt failed: tried again or dead, by what the handler said.
     pub(crate) async fn fail(&self, receiver: &Receiver, item: &Item, failure: Failure) -> Result<(), Stop> {
         let error = cause(&failure);
-        let next = match failure {
-            Failure::Reject(_) => Next::Dead,
-            Failure::Later(after) => Next::After(after),
-            Failure::Retry(_) => self.subscription.retry.next(1, jitter()),
-        };
-        let attempts = u32::from(!matches!(failure, Failure::Later(_)));
+        let (attempts, next) = decide(&failure, 1, &self.subscription.retry, jitter()).counted(1);
         match next {
-            Next::Dead => self.bury(receiver, item, attempts, &error).await,
-            Next::After(after) => {
+            None => self.bury(receiver, item, attempts, &error).await,
+            Some(after) => {
                 tracing::warn!(
                     subscription = self.subscription.name,
                     message_id = %item.message.id,
@@ -38,7 +33,7 @@ impl Consumer {
                 );
                 self.count("retry", 1);
                 let mut tx = self.store.begin().await?;
-                let fate = Fate::Parked {
+                let fate = Fate::Retrying {
                     after,
                     error: Some(&error),
                 };
@@ -78,13 +73,14 @@ impl Consumer {
         self.settle(receiver, tx, &[item.tag]).await
     }
 
-    pub(crate) async fn park_all(&self, receiver: &Receiver, items: &[Item]) -> Result<(), Stop> {
-        match self.park_together(receiver, items).await {
+    /// Leaves `items` to the retrier, which handles each alone; of an ordering key one after the other.
+    pub(crate) async fn set_aside(&self, receiver: &Receiver, items: &[Item]) -> Result<(), Stop> {
+        match self.set_aside_together(receiver, items).await {
             // One of them has attributes that the database refuses; it would come back for ever.
             Err(Stop::Store(StoreError::Statement(refusal))) => {
                 let error = chain(&refusal);
                 for item in items {
-                    match self.park_together(receiver, std::slice::from_ref(item)).await {
+                    match self.set_aside_together(receiver, std::slice::from_ref(item)).await {
                         Err(Stop::Store(StoreError::Statement(_))) => self.bury(receiver, item, 0, &error).await?,
                         done => done?,
                     }
@@ -95,17 +91,25 @@ impl Consumer {
         }
     }
 
-    async fn park_together(&self, receiver: &Receiver, items: &[Item]) -> Result<(), Stop> {
+    async fn set_aside_together(&self, receiver: &Receiver, items: &[Item]) -> Result<(), Stop> {
         let mut tx = self.store.begin().await?;
+        let name = &self.subscription.name;
+        let key = |item: &Item| item.message.key.clone().filter(|_| self.subscription.ordered);
+        let keys: HashSet<String> = items.iter().filter_map(key).collect();
+        let mut blocked = inbox::blocked_keys(&tx, name, &keys).await?;
         for item in items {
-            let fate = Fate::Parked {
-                after: Duration::ZERO,
-                error: None,
+            let first = key(item).is_none_or(|key| blocked.insert(key));
+            let fate = if first {
+                Fate::Suspect
+            } else {
+                Fate::Waiting { suspect: true }
             };
-            inbox::settle_new(&mut tx, &self.subscription.name, &item.message, 0, fate).await?;
+            inbox::settle_new(&mut tx, name, &item.message, 0, fate).await?;
         }
         let tags: Vec<i64> = items.iter().map(|item| item.tag).collect();
-        self.settle(receiver, tx, &tags).await
+        self.settle(receiver, tx, &tags).await?;
+        self.release(keys).await;
+        Ok(())
     }
 
     async fn settle(&self, receiver: &Receiver, tx: Tx, tags: &[i64]) -> Result<(), Stop> {

@@ -48,7 +48,8 @@ fn read(row: &Row) -> Result<DeadLetter, StoreError> {
     })
 }
 
-/// Parks the chosen rows again, due now, with their attempts ahead of them.
+/// Makes the chosen rows due now, with all attempts ahead of them. One behind another row of its key waits from the
+/// retrier's look on.
 pub(crate) async fn replay(tx: &mut Tx, selection: &Selection) -> Result<u64, StoreError> {
     let (clause, values) = chosen(tx.dialect(), selection);
     // Whoever replays it wants it handled, however late.
@@ -61,7 +62,9 @@ pub(crate) async fn replay(tx: &mut Tx, selection: &Selection) -> Result<u64, St
         let (subscription, id): (String, _) = (row.get("subscription")?, tx.dialect().uuid(row.uuid("message_id")?));
         tx.execute(sql, vec![headers.into(), subscription.into(), id]).await?;
     }
-    let sql = format!("UPDATE inbox_messages SET status = 'retrying', attempts = 0, due_at = {{now}} WHERE {clause}");
+    let sql = format!(
+        "UPDATE inbox_messages SET status = 'retrying', attempts = 0, due_at = {{now}}, due_in = 0 WHERE {clause}"
+    );
     let count = tx.execute(&sql, values).await?;
     tx.wake_after_commit(Wake::PARKED);
     Ok(count)

@@ -21,12 +21,14 @@ mod postgres;
 mod private_files;
 pub(crate) mod queue_rows;
 pub(crate) mod retention_rows;
+pub(crate) mod retry_rows;
 mod row;
 mod sequences;
 mod snapshot;
 mod sqlite;
 mod suspect_connections;
 mod transaction;
+mod turns;
 mod watch;
 
 use std::fmt;
@@ -36,7 +38,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement, TransactionTrait, Value};
-use tokio::sync::Semaphore;
 
 pub use dialect::Dialect;
 use gate::{DeadConnections, Gate};
@@ -48,6 +49,7 @@ pub use row::Row;
 pub(crate) use sequences::warn_of_cached;
 pub(crate) use snapshot::{SNAPSHOT, Snapshot};
 pub use transaction::Tx;
+use turns::Turns;
 pub(crate) use watch::{Signals, Wake};
 
 use suspect_connections::note_silence;
@@ -147,8 +149,7 @@ struct Inner {
     options: StoreOptions,
     gate: Gate,
     signals: Signals,
-    /// Retries that may hold a connection at a time: slow handlers leave some for everybody else.
-    retries: Semaphore,
+    retries: Turns,
     keeper: KeeperSlot,
 }
 
@@ -196,7 +197,7 @@ impl Store {
             options,
             gate: Gate::default(),
             signals,
-            retries: Semaphore::new((options.connections as usize / 2).max(2)),
+            retries: Turns::of(options.connections),
             keeper: KeeperSlot::default(),
         })))
     }
@@ -212,7 +213,7 @@ impl Store {
     }
 
     /// Turns for retries that hold a connection.
-    pub(crate) fn retries(&self) -> &Semaphore {
+    pub(crate) fn retries(&self) -> &Turns {
         &self.0.retries
     }
 

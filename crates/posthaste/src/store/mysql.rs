@@ -54,6 +54,9 @@ pub(super) fn sql(text: &str) -> String {
         ("snapshot_xmin" | "server", _) => "0".to_owned(),
         ("snapshot_xmax", _) => i64::MAX.to_string(),
         ("next_parked", Some(of)) => next_parked(of),
+        // What VALUES reads stays locked, and the first row of a key with it; what a SELECT reads does not.
+        ("row", _) => "SELECT".to_owned(),
+        ("end_row", _) => "FROM DUAL".to_owned(),
         ("age", Some(column)) => format!("(TIMESTAMPDIFF(MICROSECOND, {column}, UTC_TIMESTAMP(6)) / 1e6)"),
         ("ignore", Some(column)) => format!("ON DUPLICATE KEY UPDATE {column} = {column}"),
         ("upsert", _) => "ON DUPLICATE KEY UPDATE".to_owned(),

@@ -55,6 +55,8 @@ pub(super) fn sql(text: &str) -> String {
         ("snapshot_xmin", _) => "(SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint)".to_owned(),
         ("server", _) => "(SELECT (EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000)::bigint)".to_owned(),
         ("snapshot_xmax", _) => "(SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)".to_owned(),
+        ("row", _) => "VALUES (".to_owned(),
+        ("end_row", _) => ")".to_owned(),
         ("next_parked", _) => "nextval('inbox_parked_seq')".to_owned(),
         ("age", Some(column)) => format!("CAST(EXTRACT(EPOCH FROM clock_timestamp() - {column}) AS double precision)"),
         _ => String::new(),

@@ -118,6 +118,8 @@ pub(super) fn sql(text: &str) -> String {
         // One writer: whatever is visible is all there is below it.
         ("snapshot_xmin", _) => i64::MAX.to_string(),
         ("snapshot_xmax" | "server", _) => "0".to_owned(),
+        ("row", _) => "VALUES (".to_owned(),
+        ("end_row", _) => ")".to_owned(),
         ("next_parked", _) => {
             "(SELECT COALESCE(MAX(parked_seq), 0) + 1 FROM inbox_messages WHERE parked_seq IS NOT NULL)".to_owned()
         }
