@@ -2,7 +2,7 @@
 //! writing, and deletes the rows in the transaction of the effect: a message is either in the queue
 //! or handled, with nothing in between to acknowledge.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
@@ -56,7 +56,7 @@ impl SqlBroker {
             held: keeper.join(scope),
             arrived: self.store.signals().queue(),
             reading: BTreeMap::new(),
-            suspects: BTreeSet::new(),
+            suspects: Suspects::default(),
             floor: crate::floor::Floor::default(),
             bound: AtomicI64::new(UNKNOWN),
         }
@@ -81,8 +81,7 @@ pub(crate) struct SqlReceiver {
     arrived: watch::Receiver<u64>,
     /// The slots whose rows were read last.
     reading: BTreeMap<i64, Slot>,
-    /// Slots whose last owner died: their first rows may have killed it.
-    suspects: BTreeSet<i64>,
+    suspects: Suspects,
     floor: crate::floor::Floor,
     /// The lowest bound of the transactions that have settled what was read last.
     bound: AtomicI64,
@@ -100,7 +99,7 @@ impl SqlReceiver {
             if slots != self.reading {
                 for (slot, lease) in &slots {
                     if lease.inherited && self.reading.get(slot) != Some(lease) {
-                        self.suspects.insert(*slot);
+                        self.suspects.inherit(*slot, max);
                     }
                 }
                 self.floor.reset();
@@ -111,11 +110,11 @@ impl SqlReceiver {
                 let mut rows = queue_rows::read(&self.store, &self.queue, &slots, &mut self.floor, max).await?;
                 if !rows.is_empty() {
                     for (slot, delivery) in &mut rows {
-                        delivery.redelivered = self.suspects.contains(slot);
+                        delivery.redelivered = self.suspects.hand_out(*slot);
                     }
                     return Ok(rows.into_iter().map(|(_, delivery)| delivery).collect());
                 }
-                self.suspects.clear();
+                self.suspects = Suspects::default();
                 self.floor.idle();
             }
             tokio::select! {
@@ -139,16 +138,82 @@ impl SqlReceiver {
             UNKNOWN => self.floor.unsettled(),
             bound => self.floor.settled(bound),
         }
-        self.suspects.clear();
+        self.suspects.settled();
     }
 
     pub fn abandon(&mut self) {
         self.bound.store(UNKNOWN, Relaxed);
         self.floor.unsettled();
+        self.suspects.abandon();
+    }
+}
+
+/// Slots whose last owner died, each with how many of its first rows may have killed it: as many as that one may have
+/// had in hand.
+#[derive(Default)]
+struct Suspects(BTreeMap<i64, Suspect>);
+
+struct Suspect {
+    left: usize,
+    in_hand: usize,
+}
+
+impl Suspects {
+    fn inherit(&mut self, slot: i64, batch: usize) {
+        let suspect = Suspect {
+            left: batch,
+            in_hand: 0,
+        };
+        self.0.insert(slot, suspect);
+    }
+
+    /// Whether the next row of `slot` is one of them.
+    fn hand_out(&mut self, slot: i64) -> bool {
+        let Some(suspect) = self.0.get_mut(&slot).filter(|suspect| suspect.in_hand < suspect.left) else {
+            return false;
+        };
+        suspect.in_hand += 1;
+        true
+    }
+
+    fn settled(&mut self) {
+        self.0.retain(|_, suspect| {
+            suspect.left -= suspect.in_hand;
+            suspect.in_hand = 0;
+            suspect.left > 0
+        });
+    }
+
+    fn abandon(&mut self) {
+        self.0.values_mut().for_each(|suspect| suspect.in_hand = 0);
     }
 }
 
 /// The signals live as long as the store and the keeper; they end with the runtime.
 fn ended(changed: Result<(), watch::error::RecvError>) -> Result<(), BrokerError> {
     changed.map_err(|_ended| StoreError::Stopped.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Suspects;
+
+    #[test]
+    fn a_slot_stays_suspect_until_its_own_first_rows_are_through() {
+        let mut suspects = Suspects::default();
+        suspects.inherit(1, 3);
+        suspects.inherit(2, 3);
+        // The first batch is full of other slots' rows.
+        assert_eq!([1, 1, 7].map(|slot| suspects.hand_out(slot)), [true, true, false]);
+        suspects.settled();
+        assert_eq!([1, 1, 2].map(|slot| suspects.hand_out(slot)), [true, false, true]);
+        // What is given back comes again.
+        suspects.abandon();
+        assert_eq!([1, 1, 2].map(|slot| suspects.hand_out(slot)), [true, false, true]);
+        suspects.settled();
+        assert_eq!(
+            [1, 2, 2, 2].map(|slot| suspects.hand_out(slot)),
+            [false, true, true, false]
+        );
+    }
 }
