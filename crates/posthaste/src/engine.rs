@@ -23,9 +23,9 @@ use crate::store::{Store, warn_of_cached};
 /// Which loops a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
-    /// Consumers, retries, retention.
+    /// Consumers, retries; retention.
     pub worker: bool,
-    /// Outbox publishing.
+    /// Outbox publishing; retention.
     pub relay: bool,
 }
 
@@ -118,9 +118,8 @@ impl Engine {
                 });
             }
         }
-        if roles.worker {
-            scopes.push(format!("{service}/worker"));
-            let subscriptions: Vec<Arc<Subscription>> = subscriptions.into_iter().map(Arc::new).collect();
+        // Either role: a relay may be all that runs on a database.
+        if roles.worker || roles.relay {
             let database = store.clone();
             supervise(&mut tasks, "retention", &stop, move |stop| {
                 let retention = Retention {
@@ -131,6 +130,10 @@ impl Engine {
                 };
                 retention.run(stop)
             });
+        }
+        if roles.worker {
+            scopes.push(format!("{service}/worker"));
+            let subscriptions: Vec<Arc<Subscription>> = subscriptions.into_iter().map(Arc::new).collect();
             let readers = subscriptions.iter().flat_map(|subscription| {
                 let collector = broker.collector(subscription).map(Arc::new);
                 let collector = collector.map(|collector| (collector, Some(subscription.queue.clone())));
