@@ -14,7 +14,7 @@ use crate::failure::{Failure, Handled};
 use crate::handle::{Cx, Decoded, Effect, Subscription};
 use crate::handle_outside::{Act, Outside};
 use crate::message::Message;
-use crate::store::{StoreError, Tx};
+use crate::store::{StoreError, Tx, idle_limit};
 use crate::telemetry::{self, metric};
 
 /// A handler's failure; `culprit` is the index of the message at fault where it is known.
@@ -51,6 +51,12 @@ pub(crate) async fn invoke(
         // It has acted before.
         Effect::Outside(_) => return Ok(published),
     };
+    if let Some(limit) = idle_limit::for_handler(subscription.deadline) {
+        tx.limit_idle(limit).await.map_err(|error| Failed {
+            culprit: None,
+            failure: Failure::Retry(Box::new(error)),
+        })?;
+    }
     let one_call = matches!(subscription.effect, Effect::Batch(_));
     let single = items.len() == 1;
     let calls = if one_call {

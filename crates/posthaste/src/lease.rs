@@ -189,19 +189,7 @@ impl Keeper {
         }
         let others = scope.members - usize::from(scope.joined);
         let fair = usize::from(PARTITIONS).div_ceil(others + 1);
-        let mut held: BTreeMap<i64, Slot> = scope
-            .mine
-            .iter()
-            .map(|(slot, epoch)| {
-                (
-                    *slot,
-                    Slot {
-                        epoch: *epoch,
-                        inherited: false,
-                    },
-                )
-            })
-            .collect();
+        let mut held = scope.mine;
         while held.len() > fair {
             let Some((slot, _)) = held.pop_last() else { break };
             lease_rows::release(&self.store, name, self.owner, slot).await?;
@@ -220,15 +208,10 @@ impl Keeper {
     }
 
     /// Nothing is shown of a scope that is being left.
-    fn show(&self, name: &str, mut slots: BTreeMap<i64, Slot>, until: Instant) {
+    fn show(&self, name: &str, slots: BTreeMap<i64, Slot>, until: Instant) {
         let scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sender) = scopes.get(name) else { return };
         sender.send_if_modified(|held| {
-            for (slot, now) in &mut slots {
-                if let Some(before) = held.slots.get(slot).filter(|before| before.epoch == now.epoch) {
-                    now.inherited = before.inherited;
-                }
-            }
             let changed = held.slots != slots;
             held.slots = slots;
             held.until = until;

@@ -27,5 +27,6 @@ pub const CORE_MIGRATIONS: &[Migration] = &[
     step!(1, "core tables", "0001_core"),
     step!(2, "inbox statuses", "0002_inbox_statuses"),
     step!(3, "dead outbox rows", "0003_dead_outbox"),
+    step!(4, "lengths of leases, readers of queues", "0004_leases"),
     step!(6, "body hashes", "0006_body_hashes"),
 ];

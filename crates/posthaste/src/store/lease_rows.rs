@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Row, Store, StoreError, Tx, Wake};
+use super::{Dialect, Row, Store, StoreError, Tx, Wake, idle_limit};
 use crate::PARTITIONS;
 use crate::lease::Slot;
 
@@ -19,13 +19,35 @@ fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
-const HELD: &str =
-    "SELECT slot, epoch FROM leases WHERE scope = $1 AND owner = $2 AND slot {in:$3} AND expires_at > {now}";
+/// A lease counts until it expires. An expiry further ahead than three times the lease's length was written while the
+/// clock was ahead: nobody may be there to renew it, and waiting for it could take hours.
+macro_rules! alive {
+    () => {
+        "(expires_at > {now} AND expires_at <= {after:3 * ttl_micros})"
+    };
+}
+pub(super) use alive;
+
+macro_rules! held {
+    ($columns:literal) => {
+        concat!(
+            "SELECT slot, epoch",
+            $columns,
+            " FROM leases WHERE scope = $1 AND owner = $2 AND slot {in:$3} AND ",
+            alive!()
+        )
+    };
+}
 
 pub(crate) async fn fence(tx: &Tx, scope: &str, owner: Uuid, slots: &BTreeMap<i64, Slot>) -> Result<bool, StoreError> {
     let dialect = tx.dialect();
+    // PostgreSQL takes the limit from the statement itself.
+    if dialect == Dialect::Mysql {
+        tx.limit_idle(idle_limit::FENCED).await?;
+    }
+    let sql = concat!(held!("{limit_idle:5000}"), " {for_share}");
     let values = vec![scope.into(), dialect.uuid(owner), dialect.ints(slots.keys().copied())];
-    all_held(&tx.query(&format!("{HELD} {{for_share}}"), values).await?, slots)
+    all_held(&tx.query(sql, values).await?, slots)
 }
 
 pub(crate) async fn still_held(
@@ -36,7 +58,7 @@ pub(crate) async fn still_held(
 ) -> Result<bool, StoreError> {
     let dialect = store.dialect();
     let values = vec![scope.into(), dialect.uuid(owner), dialect.ints(slots.keys().copied())];
-    all_held(&store.query(HELD, values).await?, slots)
+    all_held(&store.query(held!(""), values).await?, slots)
 }
 
 fn all_held(rows: &[Row], slots: &BTreeMap<i64, Slot>) -> Result<bool, StoreError> {
@@ -50,7 +72,7 @@ fn all_held(rows: &[Row], slots: &BTreeMap<i64, Slot>) -> Result<bool, StoreErro
 }
 
 pub(crate) async fn renew(store: &Store, owner: Uuid, ttl: Duration) -> Result<(), StoreError> {
-    let sql = "UPDATE leases SET expires_at = {after:$1} WHERE owner = $2";
+    let sql = "UPDATE leases SET expires_at = {after:$1}, ttl_micros = {int:$1} WHERE owner = $2";
     store
         .execute(sql, vec![micros(ttl).into(), store.dialect().uuid(owner)])
         .await
@@ -66,8 +88,8 @@ pub(crate) struct Scope {
     pub joined: bool,
     /// Partitions that have a row; 0 in a scope that nobody has used yet.
     pub slots: usize,
-    /// Slots of this process with their epochs.
-    pub mine: BTreeMap<i64, i64>,
+    /// Slots of this process.
+    pub mine: BTreeMap<i64, Slot>,
     /// Slots that may be taken.
     pub open: Vec<i64>,
 }
@@ -79,13 +101,17 @@ pub(crate) async fn scopes(
     names: Vec<String>,
 ) -> Result<(BTreeMap<String, Scope>, Wake), StoreError> {
     // One statement for both: an idle process asks nothing else.
-    let sql = "SELECT scope, slot, owner, epoch, CASE WHEN expires_at > {now} THEN 0 ELSE 1 END AS expired, \
+    let sql = concat!(
+        "SELECT scope, slot, owner, epoch, inherited, CASE WHEN ",
+        alive!(),
+        " THEN 0 ELSE 1 END AS expired, \
         CASE WHEN EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at IS NULL) \
             OR EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at <= {clock}) \
             THEN 1 ELSE 0 END AS outbox, \
         CASE WHEN EXISTS (SELECT 1 FROM queue_messages) THEN 1 ELSE 0 END AS queue, \
         CASE WHEN EXISTS (SELECT 1 FROM inbox_messages WHERE status = 'retrying' AND due_at <= {clock}) THEN 1 ELSE 0 END AS parked \
-        FROM leases WHERE scope {in:$1} ORDER BY scope, slot";
+        FROM leases WHERE scope {in:$1} ORDER BY scope, slot"
+    );
     let rows = store.query(sql, vec![store.dialect().texts(names.clone())]).await?;
     let mut found: BTreeMap<String, Scope> = names.into_iter().map(|name| (name, Scope::default())).collect();
     for row in &rows {
@@ -103,7 +129,11 @@ pub(crate) async fn scopes(
         }
         scope.slots += 1;
         if mine {
-            scope.mine.insert(slot, row.get("epoch")?);
+            let held = Slot {
+                epoch: row.get("epoch")?,
+                inherited: row.get::<i32>("inherited")? == 1,
+            };
+            scope.mine.insert(slot, held);
         } else if holder.is_none() || !alive {
             scope.open.push(slot);
         }
@@ -123,8 +153,8 @@ pub(crate) async fn scopes(
 /// Makes this process a member of `scope`, and the scope's slots if it is new.
 pub(crate) async fn enter(store: &Store, scope: &str, owner: Uuid, ttl: Duration) -> Result<(), StoreError> {
     let tx = store.begin().await?;
-    let sql = "INSERT INTO leases (scope, slot, owner, expires_at) VALUES ($1, $2, $3, {after:$4}) \
-        {upsert:scope, slot} expires_at = {new:expires_at}, owner = {new:owner}";
+    let sql = "INSERT INTO leases (scope, slot, owner, expires_at, ttl_micros) VALUES ($1, $2, $3, {after:$4}, {int:$4}) \
+        {upsert:scope, slot} expires_at = {new:expires_at}, owner = {new:owner}, ttl_micros = {new:ttl_micros}";
     tx.execute(
         sql,
         vec![
@@ -140,11 +170,8 @@ pub(crate) async fn enter(store: &Store, scope: &str, owner: Uuid, ttl: Duration
         tx.execute(sql, vec![scope.into(), slot.into()]).await?;
     }
     // Members that died.
-    tx.execute(
-        "DELETE FROM leases WHERE scope = $1 AND slot < 0 AND expires_at <= {now}",
-        vec![scope.into()],
-    )
-    .await?;
+    let sql = concat!("DELETE FROM leases WHERE scope = $1 AND slot < 0 AND NOT ", alive!());
+    tx.execute(sql, vec![scope.into()]).await?;
     tx.commit().await
 }
 
@@ -159,8 +186,11 @@ pub(crate) async fn take(
     let dialect = store.dialect();
     let tx = store.begin().await?;
     // Who held it is read under the lock that the update needs, in slot order against deadlocks.
-    let sql = "SELECT slot, owner, epoch FROM leases WHERE scope = $1 AND slot {in:$2} AND (owner IS NULL OR expires_at <= {now}) \
-        ORDER BY slot {skip_locked}";
+    let sql = concat!(
+        "SELECT slot, owner, epoch FROM leases WHERE scope = $1 AND slot {in:$2} AND (owner IS NULL OR NOT ",
+        alive!(),
+        ") ORDER BY slot {skip_locked}"
+    );
     let mut taken = BTreeMap::new();
     for row in tx.query(sql, vec![scope.into(), dialect.ints(want)]).await? {
         let slot = Slot {
@@ -169,8 +199,9 @@ pub(crate) async fn take(
         };
         taken.insert(i64::from(row.get::<i32>("slot")?), slot);
     }
-    let sql =
-        "UPDATE leases SET owner = $1, epoch = epoch + 1, expires_at = {after:$2} WHERE scope = $3 AND slot {in:$4}";
+    // MySQL assigns in the order of the text: `inherited` has to see the owner before.
+    let sql = "UPDATE leases SET inherited = CASE WHEN owner IS NULL THEN 0 ELSE 1 END, owner = $1, epoch = epoch + 1, \
+        expires_at = {after:$2}, ttl_micros = {int:$2} WHERE scope = $3 AND slot {in:$4}";
     let slots = dialect.ints(taken.keys().copied());
     tx.execute(sql, vec![dialect.uuid(owner), micros(ttl).into(), scope.into(), slots])
         .await?;
@@ -178,17 +209,34 @@ pub(crate) async fn take(
     Ok(taken)
 }
 
+/// Ends the leases and memberships of `owner`, which has died: whoever comes next takes them as if they had run out.
+pub(crate) async fn end(store: &Store, owner: Uuid) -> Result<(), StoreError> {
+    let sql = "UPDATE leases SET expires_at = {now} WHERE owner = $1 AND expires_at > {now}";
+    let ended = store.execute(sql, vec![store.dialect().uuid(owner)]).await?;
+    tracing::info!(
+        leases = ended,
+        database = store.display(),
+        "a process ended without giving its leases back"
+    );
+    Ok(())
+}
+
 pub(crate) async fn release(store: &Store, scope: &str, owner: Uuid, slot: i64) -> Result<(), StoreError> {
+    let tx = store.begin().await?;
+    let values = || vec![scope.into(), slot.into(), tx.dialect().uuid(owner)];
+    // The update alone would not wait on PostgreSQL for the transactions that have fenced on the row.
+    let sql = "SELECT slot FROM leases WHERE scope = $1 AND slot = $2 AND owner = $3 {for_update}";
+    tx.query(sql, values()).await?;
     let sql = "UPDATE leases SET owner = NULL, expires_at = {now} WHERE scope = $1 AND slot = $2 AND owner = $3";
-    store
-        .execute(sql, vec![scope.into(), slot.into(), store.dialect().uuid(owner)])
-        .await
-        .map(drop)
+    tx.execute(sql, values()).await?;
+    tx.commit().await
 }
 
 /// Releases every slot of `scope` and ends the membership.
 pub(crate) async fn leave(store: &Store, scope: &str, owner: Uuid) -> Result<(), StoreError> {
     let tx = store.begin().await?;
+    let sql = "SELECT slot FROM leases WHERE scope = $1 AND owner = $2 AND slot >= 0 ORDER BY slot {for_update}";
+    tx.query(sql, vec![scope.into(), tx.dialect().uuid(owner)]).await?;
     let sql = "UPDATE leases SET owner = NULL, expires_at = {now} WHERE scope = $1 AND owner = $2 AND slot >= 0";
     tx.execute(sql, vec![scope.into(), tx.dialect().uuid(owner)]).await?;
     let sql = "DELETE FROM leases WHERE scope = $1 AND slot = $2";

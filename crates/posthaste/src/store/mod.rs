@@ -8,6 +8,7 @@ pub(crate) mod dead_letter_rows;
 pub(crate) mod dead_outbox_rows;
 mod dialect;
 mod gate;
+pub(crate) mod idle_limit;
 pub(crate) mod idempotency_rows;
 pub(crate) mod identity_rows;
 pub(crate) mod inbox_rows;
@@ -269,6 +270,7 @@ impl Store {
         let tx = begun.inspect_err(|_| metrics::counter!(metric::POOL_TIMEOUTS).increment(1))?;
         metrics::histogram!(metric::POOL_WAIT).record(started.elapsed());
         Ok(Tx {
+            idle_limit: idle_limit::Changed::default(),
             tx,
             store: self.clone(),
             wake: Wake::default(),

@@ -1,13 +1,14 @@
 //! What is particular to MySQL and MariaDB.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use sea_orm::{DbErr, RuntimeErr, SqlxMySqlConnector, Value};
 use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPoolOptions};
-use sqlx::{ConnectOptions, Executor};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
 
 use super::postgres::Opened;
-use super::{Class, Dialect, Pools, StoreError, StoreOptions, mask};
+use super::{Class, Dialect, Pools, StoreError, StoreOptions, idle_limit, mask};
 
 /// What every connection is told. In `/*M! … */` is what only MariaDB reads, in `/*!8… */` what only MySQL does.
 ///
@@ -15,7 +16,10 @@ use super::{Class, Dialect, Pools, StoreError, StoreOptions, mask};
 const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     SET SESSION innodb_lock_wait_timeout = 10, \
     sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION' \
-    /*M! , max_statement_time = 30, idle_transaction_timeout = 60 */ /*!80000 , max_execution_time = 30000 */";
+    /*M! , max_statement_time = 30 */ /*!80000 , max_execution_time = 30000 */";
+
+/// Half of what MySQL's session lives without a statement: the pool looks for idle connections as often as this is long.
+const POOL_IDLE: Duration = Duration::from_secs(15);
 
 pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreError> {
     let connect = MySqlConnectOptions::from_str(url)
@@ -32,9 +36,23 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         .acquire_timeout(options.acquire)
         // A round trip per checkout; a dead connection shows at its first statement and is retried above.
         .test_before_acquire(false)
-        .max_lifetime(std::time::Duration::from_secs(1800))
-        .after_release(|connection, _| Box::pin(super::suspect_connections::still_answers(connection)))
-        .after_connect(|connection, _| Box::pin(async move { connection.execute(SESSION).await.map(drop) }))
+        .max_lifetime(Duration::from_secs(1800))
+        .idle_timeout(POOL_IDLE)
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                if let Some(sql) = idle_limit::to_restore() {
+                    connection.execute(AssertSqlSafe(sql)).await?;
+                }
+                super::suspect_connections::still_answers(connection).await
+            })
+        })
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                let limit = idle_limit::mysql_settings(idle_limit::SESSION);
+                let session = format!("{SESSION}; SET SESSION {limit}");
+                connection.execute(AssertSqlSafe(session)).await.map(drop)
+            })
+        })
         .connect_lazy_with(connect);
     let connection = SqlxMySqlConnector::from_sqlx_mysql_pool(pool.clone());
     Ok((Pools::Mysql(pool), connection.clone(), connection, Dialect::Mysql))
@@ -48,6 +66,7 @@ pub(super) fn sql(text: &str) -> String {
         ("after" | "clock", Some(n)) => format!("(UTC_TIMESTAMP(6) + INTERVAL {n} MICROSECOND)"),
         ("skip_locked", _) => "FOR UPDATE SKIP LOCKED".to_owned(),
         ("for_share", _) => "LOCK IN SHARE MODE".to_owned(),
+        ("for_update", _) => "FOR UPDATE".to_owned(),
         ("json" | "int", Some(n)) => n.to_owned(),
         ("in", Some(n)) => format!("IN ({n})"),
         // Users may not ask which transactions run: nothing is known to be complete.

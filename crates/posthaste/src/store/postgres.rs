@@ -7,11 +7,12 @@ use sea_orm::{DatabaseConnection, DbErr, RuntimeErr, SqlxPostgresConnector};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use super::{Class, Dialect, Pools, StoreError, StoreOptions, mask};
+use super::{Class, Dialect, Pools, StoreError, StoreOptions, idle_limit, mask};
 
 pub(super) type Opened = (Pools, DatabaseConnection, DatabaseConnection, Dialect);
 
 pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreError> {
+    let session_limit = format!("{}s", idle_limit::SESSION.as_secs());
     let connect = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Url(format!("{} is no PostgreSQL URL: {error}", mask(url))))?
         .application_name("posthaste")
@@ -21,7 +22,7 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
             ("statement_timeout", "30s"),
             ("lock_timeout", "10s"),
             ("client_min_messages", "warning"),
-            ("idle_in_transaction_session_timeout", "60s"),
+            ("idle_in_transaction_session_timeout", session_limit.as_str()),
         ])
         .disable_statement_logging();
     let pool = PgPoolOptions::new()
@@ -45,7 +46,12 @@ pub(super) fn sql(text: &str) -> String {
         ("clock", None) => "(SELECT clock_timestamp())".to_owned(),
         ("clock", Some(n)) => format!("(SELECT clock_timestamp() + {n} * interval '1 microsecond')"),
         ("skip_locked", _) => "FOR UPDATE SKIP LOCKED".to_owned(),
-        ("for_share", _) => "FOR SHARE".to_owned(),
+        // Does not conflict with an update that leaves the key alone: a renewal.
+        ("for_share", _) => "FOR KEY SHARE".to_owned(),
+        ("for_update", _) => "FOR UPDATE".to_owned(),
+        ("limit_idle", Some(milliseconds)) => {
+            format!(", set_config('idle_in_transaction_session_timeout', '{milliseconds}', true)")
+        }
         ("json", Some(n)) => format!("CAST({n} AS jsonb)"),
         ("int", Some(n)) => format!("CAST({n} AS bigint)"),
         ("ignore", _) => "ON CONFLICT DO NOTHING".to_owned(),

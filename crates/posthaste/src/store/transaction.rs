@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, ExecResult, Value};
 
+use super::idle_limit::Changed;
 use super::{Dialect, Row, Store, StoreError, Wake, query_on, statement, timed};
 
 /// Fails where no transaction is open any more.
@@ -13,6 +14,8 @@ const STILL_OPEN: &str = "SAVEPOINT posthaste; RELEASE SAVEPOINT posthaste";
 ///
 /// Dropped without [`Tx::commit`] it rolls back.
 pub struct Tx {
+    /// Before the transaction: dropped with it, it has to be told of first.
+    pub(super) idle_limit: Changed,
     pub(super) tx: DatabaseTransaction,
     pub(super) store: Store,
     pub(super) wake: Wake,
@@ -107,8 +110,20 @@ impl Tx {
     pub async fn commit(self) -> Result<(), StoreError> {
         self.check_open()?;
         self.check_lent().await?;
-        let Self { tx, store, wake, .. } = self;
-        let committed = tokio::spawn(timed("commit", async move { tx.commit().await }));
+        let Self {
+            idle_limit,
+            tx,
+            store,
+            wake,
+            ..
+        } = self;
+        let committed = tokio::spawn(timed("commit", async move {
+            if let Some(sql) = idle_limit.ending("COMMIT") {
+                tx.execute_unprepared(&sql).await?;
+                idle_limit.is_restored();
+            }
+            tx.commit().await
+        }));
         match committed.await {
             Ok(result) => result?,
             Err(_stopped) => return Err(StoreError::Stopped),
@@ -130,6 +145,13 @@ impl Tx {
     /// # Errors
     /// When the connection is gone; the rollback has then happened by itself.
     pub async fn rollback(self) -> Result<(), StoreError> {
-        timed("rollback", self.tx.rollback()).await
+        timed("rollback", async move {
+            if let Some(sql) = self.idle_limit.ending("ROLLBACK") {
+                self.tx.execute_unprepared(&sql).await?;
+                self.idle_limit.is_restored();
+            }
+            self.tx.rollback().await
+        })
+        .await
     }
 }

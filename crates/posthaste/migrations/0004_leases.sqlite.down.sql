@@ -1,0 +1,3 @@
+DROP TABLE queue_readers;
+ALTER TABLE leases DROP COLUMN ttl_micros;
+ALTER TABLE leases DROP COLUMN inherited;
