@@ -15,6 +15,7 @@ mod lose_network;
 mod run_roles;
 mod run_two_processes;
 mod start_before_servers;
+mod take_over;
 
 use std::io::Write;
 use std::time::Duration;

@@ -86,11 +86,21 @@ impl Posthaste {
         Ok(())
     }
 
+    /// SIGSTOP: it is there and does nothing.
+    pub async fn stand_still(&self) -> Result<()> {
+        self.signal("-STOP").await
+    }
+
+    async fn signal(&self, signal: &str) -> Result<()> {
+        let pid = self.child.id().context("already ended")?;
+        let sent = Command::new("kill").args([signal, &pid.to_string()]).status().await?;
+        ensure!(sent.success(), "kill {signal} failed");
+        Ok(())
+    }
+
     /// SIGTERM; it has to exit with 0 in time.
     pub async fn terminate(mut self) -> Result<()> {
-        let pid = self.child.id().context("already ended")?;
-        let killed = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
-        ensure!(killed.success(), "kill -TERM failed");
+        self.signal("-TERM").await?;
         let status = tokio::time::timeout(Duration::from_secs(15), self.child.wait())
             .await
             .context("did not stop")??;

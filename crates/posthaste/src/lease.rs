@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -18,7 +18,7 @@ use crate::PARTITIONS;
 use crate::failpoint::mutant;
 use crate::store::lease_rows::{self, Scope};
 use crate::store::retry_rows;
-use crate::store::{Store, StoreError, Tx, Wake};
+use crate::store::OwnerFile, Store, StoreError, Tx, Wake};
 
 /// A held slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub(crate) struct Keeper {
     /// A renewal that is under way while a scope is left would join it again, and the process ends before that is undone:
     /// half of the partitions would wait for this member until its lease runs out.
     turn: tokio::sync::Mutex<()>,
+    /// Shows other processes on a SQLite file that this one is alive, while it has leases.
+    alive: Mutex<Option<OwnerFile>>,
     _stop: DropGuard,
 }
 
@@ -75,6 +77,7 @@ impl Keeper {
         let keeper = Arc::new(Self {
             store: store.clone(),
             owner: Uuid::now_v7(),
+            alive: Mutex::default(),
             ttl,
             scopes: Mutex::new(BTreeMap::new()),
             joined: joined.clone(),
@@ -117,8 +120,17 @@ impl Keeper {
             .entry(scope.to_owned())
             .or_insert_with(|| watch::Sender::new(Held::none()))
             .subscribe();
+        drop(scopes);
+        let mut alive = self.alive();
+        if alive.is_none() {
+            *alive = self.store.show_owner(self.owner);
+        }
         self.joined.notify_one();
         receiver
+    }
+
+    fn alive(&self) -> MutexGuard<'_, Option<OwnerFile>> {
+        self.alive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the slots of `scope` back, so that others need not wait for the lease to run out.
@@ -128,7 +140,13 @@ impl Keeper {
             sender.send_replace(Held::none());
         }
         let _turn = self.turn.lock().await;
-        lease_rows::leave(&self.store, scope, self.owner).await
+        lease_rows::leave(&self.store, scope, self.owner).await?;
+        if self.scope_names().is_empty()
+            && let Some(file) = self.alive().take()
+        {
+            file.remove();
+        }
+        Ok(())
     }
 
     /// Whether `slots` of `scope` are still this process's, checked inside `tx`: a take-over waits
@@ -161,6 +179,10 @@ impl Keeper {
     /// Renews, shares out, polls.
     async fn beat(&self) -> Result<(), StoreError> {
         let _turn = self.turn.lock().await;
+        for (owner, file) in self.store.dead_owners() {
+            lease_rows::end(&self.store, owner).await?;
+            file.remove();
+        }
         let scopes = self.scope_names();
         if scopes.is_empty() {
             // A worker over a foreign broker: rows that another process parked, or put back from the dead

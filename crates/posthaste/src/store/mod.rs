@@ -18,6 +18,7 @@ mod mask_url;
 mod migrate;
 mod mysql;
 pub(crate) mod outbox_rows;
+mod owner_file;
 mod postgres;
 mod private_files;
 pub(crate) mod queue_rows;
@@ -49,6 +50,7 @@ pub use private_files::make_private_folder;
 pub use row::Row;
 pub(crate) use sequences::warn_of_cached;
 pub(crate) use snapshot::{SNAPSHOT, Snapshot};
+pub(crate) use owner_file::OwnerFile;
 pub use transaction::Tx;
 use turns::Turns;
 pub(crate) use watch::{Signals, Wake};
@@ -161,6 +163,7 @@ enum Pools {
     Sqlite {
         writer: sqlx::SqlitePool,
         reader: sqlx::SqlitePool,
+        path: std::path::PathBuf,
     },
 }
 
@@ -328,7 +331,7 @@ impl Store {
         let (size, idle) = match &self.0.pools {
             Pools::Postgres(pool) => (pool.size(), pool.num_idle()),
             Pools::Mysql(pool) => (pool.size(), pool.num_idle()),
-            Pools::Sqlite { writer, reader } => (writer.size() + reader.size(), writer.num_idle() + reader.num_idle()),
+            Pools::Sqlite { writer, reader, .. } => (writer.size() + reader.size(), writer.num_idle() + reader.num_idle()),
         };
         let used = f64::from(size) - idle as f64;
         let name = self.display().to_owned();
@@ -345,7 +348,7 @@ impl Store {
         match &self.0.pools {
             Pools::Postgres(pool) => pool.close().await,
             Pools::Mysql(pool) => pool.close().await,
-            Pools::Sqlite { writer, reader } => {
+            Pools::Sqlite { writer, reader, .. } => {
                 reader.close().await;
                 writer.close().await;
             }

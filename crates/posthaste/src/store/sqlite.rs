@@ -76,6 +76,7 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
         Pools::Sqlite {
             writer: writer.clone(),
             reader: reader.clone(),
+            path,
         },
         SqlxSqliteConnector::from_sqlx_sqlite_pool(writer),
         SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),
