@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use posthaste::status::{Trouble, What};
 use posthaste::telemetry::metric;
 use posthaste::{Broker, Store};
 use tokio::sync::Mutex;
@@ -26,6 +27,8 @@ pub(crate) struct Check {
     pub up: bool,
     /// How long the last measurement took; `None` for what is known without measuring.
     pub took: Option<Duration>,
+    /// Since when and why it does not work, where that is known.
+    pub trouble: Option<Trouble>,
 }
 
 /// The state of all dependencies at one moment.
@@ -36,6 +39,8 @@ pub(crate) struct Report {
     pub migrations: Vec<Check>,
     /// Nothing depends on it: while it is away the database is asked instead.
     pub cache: Vec<Check>,
+    /// What the loops of this process report: only what does not work.
+    pub troubles: Vec<Check>,
     pub draining: bool,
 }
 
@@ -46,6 +51,14 @@ impl Report {
 
     pub fn broker_up(&self) -> bool {
         self.brokers.iter().all(|check| check.up)
+    }
+
+    /// Whether all subscriptions of this process read.
+    pub fn reads(&self) -> bool {
+        !self.troubles.iter().any(|check| {
+            let what = check.trouble.as_ref().map(|trouble| &trouble.what);
+            matches!(what, Some(What::Reading { .. }))
+        })
     }
 
     /// Whether requests can be answered: not without a database or its schema, and not while stopping.
@@ -168,8 +181,11 @@ impl Health {
             name: probe.migrations.clone(),
             up: probe.migrated.load(Ordering::Acquire),
             took: None,
+            trouble: None,
         });
+        let troubles = self.0.databases.iter().flat_map(troubles);
         Report {
+            troubles: troubles.collect(),
             migrations: migrations.collect(),
             databases,
             brokers,
@@ -177,6 +193,22 @@ impl Health {
             draining: self.0.draining.load(Ordering::Acquire),
         }
     }
+}
+
+/// What the loops on a database report.
+fn troubles(probe: &Probe) -> impl Iterator<Item = Check> {
+    let database = probe.name.strip_prefix("database").unwrap_or_default();
+    probe.store.troubles().into_iter().map(move |trouble| Check {
+        name: match &trouble.what {
+            What::Reading { subscription } => format!("subscription:{subscription}"),
+            What::Writing => format!("database-writes{database}"),
+            What::Outbox { service } => format!("outbox:{service}"),
+            What::Queue { service, queue } => format!("queue:{service}:{queue}"),
+        },
+        up: false,
+        took: None,
+        trouble: Some(trouble),
+    })
 }
 
 async fn look_at_database(probe: &Probe) -> Check {
@@ -242,5 +274,6 @@ fn check(name: &str, seen: Seen) -> Check {
         name: name.to_owned(),
         up: seen.up,
         took: Some(seen.took),
+        trouble: None,
     }
 }

@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::await_schema;
 use crate::build_services::build;
 use crate::check_services::ServiceChecks;
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Auth, Config, ConfigErrors};
 use crate::health::{Health, Watched};
 use crate::http::{self, OwnNames, check_host};
 use crate::open_services::{self, Database, OpenError};
@@ -165,6 +165,8 @@ impl Host {
             checks,
             metrics,
             stores,
+            is_only_worker: config.roles.worker && !config.roles.api && !config.roles.relay,
+            shows_causes: config.auth == Auth::Open,
         });
         let router = http::app(
             &title,

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use chrono::SecondsFormat;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use posthaste::Store;
@@ -31,6 +32,10 @@ pub(crate) struct System {
     pub checks: ServiceChecks,
     pub metrics: Option<Metrics>,
     pub stores: Vec<Store>,
+    /// Whether the process has the role worker and no other: one that does not read does nothing.
+    pub is_only_worker: bool,
+    /// Whether whoever asks may read causes: they name hosts.
+    pub shows_causes: bool,
 }
 
 struct Shared {
@@ -62,21 +67,37 @@ pub(crate) fn routes(system: System) -> Router {
 async fn health(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
     let report = shared.system.health.report().await;
     let up = report.database_up() && report.broker_up();
+    let causes = shared.system.shows_causes;
     if is_verbose(query.as_deref()) {
         return text(
             "health",
             up,
-            [&report.databases, &report.brokers, &report.migrations, &report.cache],
+            [
+                &report.databases,
+                &report.brokers,
+                &report.migrations,
+                &report.cache,
+                &report.troubles,
+            ],
         );
     }
     let word = |up: bool| if up { "connected" } else { "disconnected" };
+    let status = match (up, report.troubles.is_empty()) {
+        (false, _) => "down",
+        (true, true) => "ok",
+        // It answers, and something waits.
+        (true, false) => "degraded",
+    };
     let body = json!({
-        "status": if up { "ok" } else { "down" },
+        "status": status,
         "service": shared.system.service,
         "version": shared.system.version,
         "db": word(report.database_up()),
         "mq": word(report.broker_up()),
-        "checks": checks([&report.databases, &report.brokers, &report.migrations, &report.cache]),
+        "checks": checks(
+            [&report.databases, &report.brokers, &report.migrations, &report.cache, &report.troubles],
+            causes,
+        ),
     });
     answer(up, body)
 }
@@ -88,6 +109,7 @@ async fn alive(RawQuery(query): RawQuery) -> Response {
             name: "process".to_owned(),
             up: true,
             took: None,
+            trouble: None,
         };
         return text("livez", true, [&vec![process]]);
     }
@@ -96,23 +118,31 @@ async fn alive(RawQuery(query): RawQuery) -> Response {
 
 async fn ready(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
     let report = shared.system.health.report().await;
+    let system = &shared.system;
     let draining = vec![draining(&report)];
-    let checked = shared.system.checks.report().await;
-    let up = report.is_ready() && checked.iter().all(|check| check.obstacle.is_none());
+    let checked = system.checks.report().await;
     let services = checked
         .iter()
         .map(|check| Check {
             name: check.name.to_owned(),
             up: check.obstacle.is_none(),
             took: None,
+            trouble: None,
         })
         .collect();
-    let parts = [&report.databases, &report.migrations, &services, &draining];
+    let nothing = Vec::new();
+    let (reads, troubles) = if system.is_only_worker {
+        (report.reads(), &report.troubles)
+    } else {
+        (true, &nothing)
+    };
+    let up = report.is_ready() && reads && checked.iter().all(|check| check.obstacle.is_none());
+    let parts = [&report.databases, &report.migrations, &services, &draining, troubles];
     if is_verbose(query.as_deref()) {
         return text("readyz", up, parts);
     }
     let status = if up { "ready" } else { "not ready" };
-    let mut checks = checks(parts);
+    let mut checks = checks(parts, system.shows_causes);
     for check in checked {
         if let Some(obstacle) = check.obstacle {
             checks[check.name]["detail"] = obstacle.into();
@@ -149,6 +179,7 @@ fn draining(report: &Report) -> Check {
         name: "not-draining".to_owned(),
         up: !report.draining,
         took: None,
+        trouble: None,
     }
 }
 
@@ -161,13 +192,22 @@ fn is_verbose(query: Option<&str>) -> bool {
     })
 }
 
-fn checks<'a>(parts: impl IntoIterator<Item = &'a Vec<Check>>) -> Value {
+fn checks<'a>(parts: impl IntoIterator<Item = &'a Vec<Check>>, causes: bool) -> Value {
     let mut all = Map::new();
     for check in parts.into_iter().flatten() {
         let mut one = json!({ "status": if check.up { "ok" } else { "down" } });
         if let Some(took) = check.took {
             // Tenths: finer would be noise.
             one["duration_ms"] = json!((took.as_secs_f64() * 10_000.0).round() / 10.0);
+        }
+        if let Some(trouble) = &check.trouble {
+            one["since"] = json!(trouble.since.to_rfc3339_opts(SecondsFormat::Secs, true));
+            if causes {
+                one["why"] = json!(trouble.why);
+            }
+            if let Some(rows) = trouble.rows {
+                one["rows"] = json!(rows);
+            }
         }
         all.insert(check.name.clone(), one);
     }

@@ -19,6 +19,7 @@ use crate::lease::Keeper;
 use crate::message::{Message, MessageId, now};
 use crate::outbox;
 use crate::retry::{COLLISIONS, after_collision, back_off, jitter};
+use crate::status::ReadingStatus;
 use crate::store::identity_rows;
 use crate::store::inbox_rows::{self as inbox, Fate};
 use crate::store::{Dialect, Store, StoreError, Tx, retry_rows};
@@ -78,12 +79,17 @@ impl Consumer {
     /// Runs until `stop`; the batch in hand is finished.
     pub async fn run(self, broker: Broker, keeper: Arc<Keeper>, stop: CancellationToken) {
         let scope = format!("{}/worker", self.service);
-        let mut receiver = broker.receiver(&self.subscription, &keeper, &scope);
-        self.consume(&mut receiver, stop).await;
+        let name = match self.collects {
+            Some(_) => format!("{} (unread)", self.subscription.name),
+            None => self.subscription.name.clone(),
+        };
+        let reading = self.store.status().reader(&name);
+        let mut receiver = broker.receiver(&self.subscription, &keeper, &scope, &reading);
+        self.consume(&mut receiver, &reading, stop).await;
         receiver.close().await;
     }
 
-    async fn consume(&self, receiver: &mut Receiver, stop: CancellationToken) {
+    async fn consume(&self, receiver: &mut Receiver, reading: &ReadingStatus, stop: CancellationToken) {
         let mut failures = 0u32;
         loop {
             let received = tokio::select! {
@@ -93,11 +99,20 @@ impl Consumer {
             let started = Instant::now();
             let (emptied, result) = match received {
                 Ok(deliveries) => {
+                    reading.receives();
                     let count = deliveries.len();
                     let emptied = (count < self.subscription.batch).then_some(count);
-                    (emptied, self.process(receiver, deliveries).await)
+                    let processed = self.process(receiver, deliveries).await;
+                    match &processed {
+                        Ok(()) => reading.handles(),
+                        Err(stop) => reading.cannot_handle(chain(stop)),
+                    }
+                    (emptied, processed)
                 }
-                Err(error) => (None, Err(error.into())),
+                Err(error) => {
+                    reading.cannot_receive(chain(&error));
+                    (None, Err(error.into()))
+                }
             };
             match result {
                 Ok(()) => {
@@ -132,8 +147,9 @@ impl Consumer {
                         }
                         // A quorum queue counts what is given back, and drops what was given back too often
                         // (RabbitMQ 4: 20 times): nothing is taken that cannot be handled.
-                        if self.store.ping(ANSWER).await.is_ok() {
-                            break;
+                        match self.store.ping(ANSWER).await {
+                            Ok(()) => break,
+                            Err(error) => reading.cannot_handle(chain(&error)),
                         }
                     }
                 }

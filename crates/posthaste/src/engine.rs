@@ -93,6 +93,10 @@ impl Engine {
         } = config;
         broker.learn(&subscriptions);
         let keeper = shared_keeper(&store, tuning.lease);
+        if matches!(broker, Broker::Sql(_)) && !subscriptions.is_empty() {
+            let queues = subscriptions.iter().map(|subscription| subscription.queue.clone());
+            keeper.announce(&service, queues.collect());
+        }
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let mut scopes = Vec::new();

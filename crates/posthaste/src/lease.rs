@@ -16,9 +16,14 @@ use uuid::Uuid;
 
 use crate::PARTITIONS;
 use crate::failpoint::mutant;
+use crate::failure::{chain, panic_text};
 use crate::store::lease_rows::{self, Scope};
 use crate::store::retry_rows;
-use crate::store::OwnerFile, Store, StoreError, Tx, Wake};
+use crate::store::unserved_rows;
+use crate::store::{OwnerFile, Store, StoreError, Tx, Wake};
+
+/// How long a look for rows without an owner may take beside the heartbeat.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// A held slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +71,8 @@ pub(crate) struct Keeper {
     turn: tokio::sync::Mutex<()>,
     /// Shows other processes on a SQLite file that this one is alive, while it has leases.
     alive: Mutex<Option<OwnerFile>>,
+    /// Services and the `sql:` queues that they read, not noted in the database yet.
+    unannounced: Mutex<Vec<(String, Vec<String>)>>,
     _stop: DropGuard,
 }
 
@@ -78,6 +85,7 @@ impl Keeper {
             store: store.clone(),
             owner: Uuid::now_v7(),
             alive: Mutex::default(),
+            unannounced: Mutex::default(),
             ttl,
             scopes: Mutex::new(BTreeMap::new()),
             joined: joined.clone(),
@@ -87,19 +95,27 @@ impl Keeper {
         let weak = Arc::downgrade(&keeper);
         let beat = ttl * 3 / 10;
         let stopped = stop.clone();
+        let mut failed = false;
         tokio::spawn(async move {
             while let Some(keeper) = weak.upgrade() {
                 let beaten = AssertUnwindSafe(tokio::time::timeout(ttl, keeper.beat())).catch_unwind();
-                match beaten.await.map_err(|panic| crate::failure::panic_text(panic.as_ref())) {
-                    Err(panic) => tracing::error!(panic, "leases not renewed"),
-                    Ok(Ok(Ok(()))) => {}
-                    Ok(Ok(Err(error))) => {
-                        tracing::warn!(error = %crate::failure::chain(&error), "leases not renewed");
+                let ended = match beaten.await.map_err(|panic| panic_text(panic.as_ref())) {
+                    Err(panic) => Err(format!("a defect: {panic}")),
+                    Ok(Ok(Ok(()))) => Ok(()),
+                    Ok(Ok(Err(error))) => Err(keeper.store.why_not_written(&error)),
+                    Ok(Err(_elapsed)) => Err(format!("the database did not answer within {ttl:?}")),
+                };
+                // Once at the start of an outage, not at every beat.
+                match &ended {
+                    Err(error) if !failed => {
+                        tracing::warn!(error, database = keeper.store.display(), "leases not renewed");
                     }
-                    Ok(Err(_elapsed)) => {
-                        tracing::warn!("leases not renewed: the database did not answer within {ttl:?}")
-                    }
+                    Ok(()) if failed => tracing::info!(database = keeper.store.display(), "leases are renewed again"),
+                    _ => {}
                 }
+                failed = ended.is_err();
+                keeper.store.status().heartbeat(ended);
+                keeper.look_for_unserved().await;
                 // Not kept over the wait: the last engine to stop drops the keeper and so ends this task.
                 drop(keeper);
                 tokio::select! {
@@ -129,8 +145,18 @@ impl Keeper {
         receiver
     }
 
+    /// Notes that `service` reads the `sql:` queues `queues`, for processes that do not know it.
+    pub fn announce(&self, service: &str, queues: Vec<String>) {
+        self.unannounced().push((service.to_owned(), queues));
+        self.joined.notify_one();
+    }
+
     fn alive(&self) -> MutexGuard<'_, Option<OwnerFile>> {
         self.alive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unannounced(&self) -> MutexGuard<'_, Vec<(String, Vec<String>)>> {
+        self.unannounced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the slots of `scope` back, so that others need not wait for the lease to run out.
@@ -183,6 +209,9 @@ impl Keeper {
             lease_rows::end(&self.store, owner).await?;
             file.remove();
         }
+        let started = Instant::now();
+        // Without leases, too: it shows whether the database can be written to.
+        lease_rows::renew(&self.store, self.owner, self.ttl).await?;
         let scopes = self.scope_names();
         if scopes.is_empty() {
             // A worker over a foreign broker: rows that another process parked, or put back from the dead
@@ -192,8 +221,6 @@ impl Keeper {
             }
             return Ok(());
         }
-        let started = Instant::now();
-        lease_rows::renew(&self.store, self.owner, self.ttl).await?;
         let (found, wake) = lease_rows::scopes(&self.store, self.owner, scopes).await?;
         for (name, scope) in found {
             let slots = self.share(&name, scope).await?;
@@ -202,6 +229,28 @@ impl Keeper {
         // Rows that no signal announced: another process's on SQLite, a lost NOTIFY.
         self.store.signals().ring_here(wake);
         Ok(())
+    }
+
+    async fn announce_queues(&self) -> Result<(), StoreError> {
+        let unannounced = self.unannounced().clone();
+        for (service, queues) in &unannounced {
+            unserved_rows::announce(&self.store, service, queues).await?;
+        }
+        self.unannounced().drain(..unannounced.len());
+        Ok(())
+    }
+
+    /// Looks for rows that no living process would come to, of any service on the database.
+    async fn look_for_unserved(&self) {
+        let look = async {
+            self.announce_queues().await?;
+            unserved_rows::find(&self.store).await
+        };
+        match tokio::time::timeout(LOOK, look).await {
+            Ok(Ok(found)) => self.store.status().unserved(found, self.ttl),
+            Ok(Err(error)) => tracing::debug!(error = %chain(&error), "rows without an owner were not looked for"),
+            Err(_elapsed) => tracing::debug!("the look for rows without an owner took too long"),
+        }
     }
 
     /// Takes or releases slots until this process has its fair part; answers what it holds.

@@ -55,6 +55,7 @@ mod retention;
 mod retrier;
 pub mod retry;
 mod set_aside;
+pub mod status;
 pub mod store;
 pub mod telemetry;
 

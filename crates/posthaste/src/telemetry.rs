@@ -35,6 +35,8 @@ pub mod metric {
     /// Gauge: records of a Kafka partition that are not done yet, by `messaging_destination_name`,
     /// `messaging_consumer_group_name` and `messaging_destination_partition_id`.
     pub const CONSUMER_LAG: &str = "posthaste_consumer_lag";
+    /// Gauge 0/1: the subscription of this process reads, by `subscription`.
+    pub const CONSUMER_READING: &str = "posthaste_consumer_reading";
     /// Histogram, s: one handler call by `messaging_destination_name`.
     pub const PROCESS: &str = "messaging_process_duration_seconds";
     /// Counter: messages that the broker confirmed.

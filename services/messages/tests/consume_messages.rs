@@ -75,9 +75,10 @@ async fn a_failed_message_is_not_skipped_and_holds_back_only_its_sender(database
     stored_is(&service, "bob", &["other 0", "other 1", "other 2"]).await?;
     stored_is(&service, "ann", &["before"]).await?;
     wait_until("the later ones to queue behind the failed one", LIMIT, || async {
-        let parked = service
-            .store()
-            .query("SELECT message_id FROM inbox_messages WHERE status IN ('retrying', 'waiting')", vec![]);
+        let parked = service.store().query(
+            "SELECT message_id FROM inbox_messages WHERE status IN ('retrying', 'waiting')",
+            vec![],
+        );
         (parked.await.ok()?.len() == 4).then_some(())
     })
     .await?;

@@ -13,6 +13,7 @@ use crate::handle::Subscription;
 use crate::identity::Given;
 use crate::lease::Keeper;
 use crate::message::Message;
+use crate::status::ReadingStatus;
 use crate::store::{Store, StoreError, Tx};
 use std::sync::Arc;
 
@@ -185,13 +186,19 @@ impl Broker {
     }
 
     /// A reader of the queue of `subscription` for the worker role whose leases are `scope`.
-    pub(crate) fn receiver(&self, subscription: &Subscription, keeper: &Arc<Keeper>, scope: &str) -> Receiver {
+    pub(crate) fn receiver(
+        &self,
+        subscription: &Subscription,
+        keeper: &Arc<Keeper>,
+        scope: &str,
+        reading: &ReadingStatus,
+    ) -> Receiver {
         match self {
             Self::Sql(broker) => Receiver::Sql(broker.receiver(&subscription.queue, keeper, scope)),
             Self::Memory(broker) => Receiver::Memory(broker.receiver(&subscription.queue)),
             #[cfg(feature = "kafka")]
-            Self::Kafka(broker) => Receiver::Kafka(broker.receiver(subscription, scope)),
-            Self::Rabbitmq(broker) => Receiver::Rabbitmq(Box::new(broker.receiver(subscription))),
+            Self::Kafka(broker) => Receiver::Kafka(broker.receiver(subscription, scope, reading)),
+            Self::Rabbitmq(broker) => Receiver::Rabbitmq(Box::new(broker.receiver(subscription, reading))),
         }
     }
 }

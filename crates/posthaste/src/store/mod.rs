@@ -8,9 +8,9 @@ pub(crate) mod dead_letter_rows;
 pub(crate) mod dead_outbox_rows;
 mod dialect;
 mod gate;
-pub(crate) mod idle_limit;
 pub(crate) mod idempotency_rows;
 pub(crate) mod identity_rows;
+pub(crate) mod idle_limit;
 pub(crate) mod inbox_rows;
 mod insert;
 pub(crate) mod lease_rows;
@@ -31,6 +31,7 @@ mod sqlite;
 mod suspect_connections;
 mod transaction;
 mod turns;
+pub(crate) mod unserved_rows;
 mod watch;
 
 use std::fmt;
@@ -46,11 +47,11 @@ use gate::{DeadConnections, Gate};
 pub use insert::{Column, Insert, OnConflict};
 pub use mask_url::mask;
 pub use migrate::{MigrateError, Migration, MigrationState, Sql};
+pub(crate) use owner_file::OwnerFile;
 pub use private_files::make_private_folder;
 pub use row::Row;
 pub(crate) use sequences::warn_of_cached;
 pub(crate) use snapshot::{SNAPSHOT, Snapshot};
-pub(crate) use owner_file::OwnerFile;
 pub use transaction::Tx;
 use turns::Turns;
 pub(crate) use watch::{Signals, Wake};
@@ -58,6 +59,8 @@ pub(crate) use watch::{Signals, Wake};
 use suspect_connections::note_silence;
 
 use crate::engine::KeeperSlot;
+use crate::failure::chain;
+use crate::status::{Status, Trouble};
 use crate::telemetry::metric;
 
 /// A begin is one round trip once there is a connection.
@@ -154,6 +157,7 @@ struct Inner {
     signals: Signals,
     retries: Turns,
     keeper: KeeperSlot,
+    status: Arc<Status>,
 }
 
 /// The pools below SeaORM, for what it does not pass on: sizes, LISTEN, PRAGMA.
@@ -203,6 +207,7 @@ impl Store {
             signals,
             retries: Turns::of(options.connections),
             keeper: KeeperSlot::default(),
+            status: Arc::default(),
         })))
     }
 
@@ -214,6 +219,29 @@ impl Store {
     /// The URL without its password, for banners and logs.
     pub fn display(&self) -> &str {
         &self.0.display
+    }
+
+    /// What does not work on this database and its queues, as the loops of this process know it. Writes the gauge
+    /// `posthaste_consumer_reading`.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.0.status.troubles()
+    }
+
+    /// Why a write failed, as an operator reads it.
+    pub(crate) fn why_not_written(&self, error: &StoreError) -> String {
+        use StoreError::{Collision, Deadline, Unavailable};
+        match (self.dialect(), error) {
+            // Waiting for the only writer of this process is waiting for the file, too.
+            (Dialect::Sqlite, Collision(_) | Deadline(_) | Unavailable(DbErr::ConnectionAcquire(_))) => {
+                "the write lock of the SQLite file is held by another process, or by a long transaction of this one"
+                    .to_owned()
+            }
+            _ => chain(error),
+        }
+    }
+
+    pub(crate) fn status(&self) -> &Arc<Status> {
+        &self.0.status
     }
 
     /// Turns for retries that hold a connection.
@@ -331,7 +359,9 @@ impl Store {
         let (size, idle) = match &self.0.pools {
             Pools::Postgres(pool) => (pool.size(), pool.num_idle()),
             Pools::Mysql(pool) => (pool.size(), pool.num_idle()),
-            Pools::Sqlite { writer, reader, .. } => (writer.size() + reader.size(), writer.num_idle() + reader.num_idle()),
+            Pools::Sqlite { writer, reader, .. } => {
+                (writer.size() + reader.size(), writer.num_idle() + reader.num_idle())
+            }
         };
         let used = f64::from(size) - idle as f64;
         let name = self.display().to_owned();

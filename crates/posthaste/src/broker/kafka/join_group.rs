@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
@@ -34,6 +34,12 @@ impl ClientContext for Member {
 
     fn error(&self, error: KafkaError, reason: &str) {
         report(&self.0.broker.0.connection, &error, reason);
+        let reason = reason.to_owned();
+        if says_once(&error) {
+            self.0.reading.cannot_receive_until_it_does(reason);
+        } else {
+            self.0.reading.cannot_receive(reason);
+        }
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -84,6 +90,8 @@ impl ConsumerContext for Member {
 impl Member {
     /// Asks what the holder before has left, and whether it left in order.
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        // The group was joined, also where it has no partition for this member.
+        self.0.reading.receives();
         let numbers = self.numbers(partitions);
         if numbers.is_empty() {
             return;
@@ -186,6 +194,18 @@ fn offset_of(found: &TopicPartitionListElem<'_>) -> Option<i64> {
         Offset::Offset(offset) => Some(offset),
         _ => None,
     }
+}
+
+/// Whether the group refuses this member: librdkafka goes on asking and reports it once.
+fn says_once(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::InconsistentGroupProtocol
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+        )
+    )
 }
 
 /// What is committed with [`HELD`], and whether the records above may have been handed out before.

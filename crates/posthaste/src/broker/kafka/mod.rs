@@ -24,6 +24,7 @@ use rdkafka::producer::Producer as _;
 
 use super::BrokerError;
 use crate::handle::Subscription;
+use crate::status::ReadingStatus;
 use create_topics::Topics;
 use parse_url::Address;
 use publish::Producer;
@@ -72,11 +73,11 @@ impl KafkaBroker {
         }
     }
 
-    pub(super) fn receiver(&self, subscription: &Subscription, scope: &str) -> KafkaReceiver {
+    pub(super) fn receiver(&self, subscription: &Subscription, scope: &str, reading: &ReadingStatus) -> KafkaReceiver {
         // The scope is "<service>/worker".
         let service = scope.split('/').next().unwrap_or(scope);
         let group = subscription.group.as_deref().unwrap_or(service);
-        KafkaReceiver::start(self, &subscription.queue, group, subscription.batch)
+        KafkaReceiver::start(self, &subscription.queue, group, subscription.batch, reading)
     }
 
     /// What every client of the cluster is configured with.

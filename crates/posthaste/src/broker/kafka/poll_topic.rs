@@ -17,6 +17,7 @@ use super::receive::{Shared, Unreadable};
 use super::track_offsets::Record;
 use super::translate_headers::message_of;
 use super::watch_connection::is_unreadable;
+use crate::status::ReadingStatus;
 
 /// How long a poll waits while nothing is to be done, and while records are in hand.
 const IDLE: Duration = Duration::from_millis(100);
@@ -42,6 +43,7 @@ pub(super) struct Poller {
     pub group: String,
     pub window: i64,
     pub runtime: Handle,
+    pub reading: ReadingStatus,
 }
 
 /// Why polling a consumer ended.
@@ -78,6 +80,7 @@ impl Poller {
                     let created = created.and_then(|mut refused| refused.remove(&self.topic).map_or(Ok(()), Err));
                     if let Err(error) = created.or_else(|error| self.exists(&consumer).then_some(()).ok_or(error)) {
                         tracing::debug!(topic = self.topic, %error, "the topic is not there yet");
+                        self.reading.cannot_receive(format!("the topic is not there: {error}"));
                         self.shared.pause(AGAIN);
                         continue;
                     }
@@ -91,6 +94,7 @@ impl Poller {
                 }
                 Err(error) => {
                     tracing::error!(topic = self.topic, %error, "no Kafka consumer can be made");
+                    self.reading.cannot_receive(error.to_string());
                     self.shared.pause(AGAIN);
                 }
             }
@@ -138,6 +142,7 @@ impl Poller {
             match consumer.poll(wait) {
                 None => {}
                 Some(Ok(record)) => {
+                    self.reading.receives();
                     let (message, given) = message_of(&record, &self.topic);
                     let offset = record.offset();
                     let record_of = Record { offset, message, given };
@@ -152,6 +157,7 @@ impl Poller {
                     self.shared.arrived.notify_one();
                 }
                 Some(Err(error)) => {
+                    self.reading.cannot_receive(error.to_string());
                     if let Some(ended) = self.judge(&error) {
                         return ended;
                     }

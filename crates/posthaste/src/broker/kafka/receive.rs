@@ -14,6 +14,7 @@ use super::poll_topic::Poller;
 use super::track_offsets::{Partition, Record};
 use super::watch_connection::failed;
 use crate::broker::{BrokerError, Delivery};
+use crate::status::ReadingStatus;
 
 /// How long leaving the group and the last commit may take. Later the cluster finds out by itself.
 const CLOSE: Duration = Duration::from_secs(3);
@@ -74,7 +75,7 @@ pub(super) struct Unreadable {
 }
 
 impl KafkaReceiver {
-    pub(super) fn start(broker: &KafkaBroker, topic: &str, group: &str, batch: usize) -> Self {
+    pub(super) fn start(broker: &KafkaBroker, topic: &str, group: &str, batch: usize, reading: &ReadingStatus) -> Self {
         let shared = Arc::new(Shared::default());
         let poller = Poller {
             broker: broker.clone(),
@@ -84,6 +85,7 @@ impl KafkaReceiver {
             // A batch in hand and one that is done and not committed yet.
             window: i64::try_from(batch.max(1) * 2).unwrap_or(i64::MAX),
             runtime: Handle::current(),
+            reading: reading.clone(),
         };
         let ended = poller.spawn();
         Self { shared, poller, ended }

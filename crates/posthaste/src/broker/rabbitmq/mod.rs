@@ -41,6 +41,7 @@ use std::time::Duration;
 use super::BrokerError;
 use crate::handle::Subscription;
 use crate::message::Message;
+use crate::status::ReadingStatus;
 use connect::Link;
 use publish::Publishing;
 use publish_grouped::Grouped;
@@ -108,8 +109,8 @@ impl RabbitmqBroker {
         }
     }
 
-    pub(super) fn receiver(&self, subscription: &Subscription) -> RabbitmqReceiver {
-        RabbitmqReceiver::new(self.consuming.clone(), subscription)
+    pub(super) fn receiver(&self, subscription: &Subscription, reading: &ReadingStatus) -> RabbitmqReceiver {
+        RabbitmqReceiver::new(self.consuming.clone(), subscription, reading)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::PARTITIONS;
 use crate::broker::{BrokerError, Delivery};
 use crate::handle::Subscription;
 use crate::message::MessageId;
+use crate::status::ReadingStatus;
 
 /// Where several messages have come at once, more may be on the wire.
 const LINGER: Duration = Duration::from_millis(3);
@@ -39,12 +40,13 @@ pub(crate) struct RabbitmqReceiver {
     /// The plain queue of an ordered subscription, while it is this process that reads it.
     alone: Option<Reading>,
     try_alone: Instant,
+    reading: ReadingStatus,
     /// Messages that were in hand when a channel ended, and did not kill this process.
     survived: HashSet<MessageId>,
 }
 
 impl RabbitmqReceiver {
-    pub(super) fn new(link: Arc<Link>, subscription: &Subscription) -> Self {
+    pub(super) fn new(link: Arc<Link>, subscription: &Subscription, reading: &ReadingStatus) -> Self {
         let prefetch = subscription.batch.saturating_mul(2).clamp(1, usize::from(u16::MAX));
         Self {
             link,
@@ -56,6 +58,7 @@ impl RabbitmqReceiver {
             shared: None,
             alone: None,
             try_alone: Instant::now(),
+            reading: reading.clone(),
             survived: HashSet::new(),
         }
     }
@@ -63,6 +66,7 @@ impl RabbitmqReceiver {
     pub async fn receive(&mut self, max: usize) -> Result<Vec<Delivery>, BrokerError> {
         loop {
             self.open().await?;
+            self.reading.receives();
             let Some(arrival) = self.next().await else { continue };
             let mut arrivals = vec![arrival];
             self.take_waiting(&mut arrivals, max);
