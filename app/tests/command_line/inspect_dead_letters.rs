@@ -53,22 +53,42 @@ async fn bury(program: &Program, message: Message) -> Result<()> {
     Ok(())
 }
 
-/// What the record of the accounts service says of `action` at the command line.
-async fn audited(program: &Program, action: &str) -> Result<Vec<String>> {
+/// The records of `action`: actor, count, state, reason.
+async fn recorded(program: &Program, action: &str) -> Result<Vec<String>> {
     let url = format!("sqlite:{}", program.folder().join("data/posthaste.db").display());
     let store = Store::open(&url, StoreOptions::default())?;
-    let sql = "SELECT detail FROM audit_events WHERE action = $1 AND actor = 'command line'";
+    let sql = "SELECT actor, done, total, state, reason FROM ops_actions WHERE action = $1 ORDER BY at";
     let rows = store.query(sql, vec![action.into()]).await?;
-    let details = rows.iter().map(|row| Ok(row.get("detail")?)).collect();
+    let records = rows.iter().map(|row| {
+        let (done, total): (i64, i64) = (row.get("done")?, row.get("total")?);
+        let (actor, state): (String, String) = (row.get("actor")?, row.get("state")?);
+        let reason: Option<String> = row.get("reason")?;
+        Ok(format!("{actor} {done}/{total} {state} {}", reason.unwrap_or_default()))
+    });
+    let records = records.collect();
     store.close().await;
-    details
+    records
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_letter_is_listed_shown_replayed_and_discarded() -> Result<()> {
     let program = Program::new()?;
     let empty = program.run(&["dead-letters", "list"], &[]).await?;
-    ensure!(empty.code == 1 && empty.stderr.contains("migrate"), "{empty:?}");
+    ensure!(
+        empty.code == 0 && empty.stderr.contains("no database there"),
+        "{empty:?}"
+    );
+    let status = program.run(&["migrate", "status"], &[]).await?;
+    ensure!(
+        status.code == 0 && status.stdout.contains("no database there"),
+        "{status:?}"
+    );
+    let nothing = program.run(&["dead-letters", "replay", "--all"], &[]).await?;
+    ensure!(nothing.code == 3, "{nothing:?}");
+    ensure!(
+        !program.folder().join("data").exists(),
+        "a command that reads made the database"
+    );
 
     let message = poison();
     let id = message.id.to_string();
@@ -84,15 +104,41 @@ async fn a_dead_letter_is_listed_shown_replayed_and_discarded() -> Result<()> {
     let headers = serde_json::json!({"x-api-key": "***", "x-tenant": "north"});
     ensure!(shown["headers"] == headers, "{shown}");
 
+    let shown = program.run(&["dead-letters", "show", &id, "--json"], &[]).await?;
+    ensure!(shown.stdout.lines().count() == 1, "{shown:?}");
+    let before = line["before"].as_str().context("no place")?;
+    let older = program
+        .run(&["dead-letters", "list", "--json", "--before", before], &[])
+        .await?;
+    ensure!(older.code == 0 && older.stdout.is_empty(), "{older:?}");
+    let unread = program
+        .run(&["dead-letters", "list", "--before", "yesterday"], &[])
+        .await?;
+    ensure!(unread.code == 2, "{unread:?}");
+
     let nobody = program.run(&["dead-letters", "replay"], &[]).await?;
-    ensure!(nobody.code == 1 && nobody.stderr.contains("--all"), "{nobody:?}");
-    let replayed = program.run(&["dead-letters", "replay", &id], &[]).await?;
+    ensure!(nobody.code == 2 && nobody.stderr.contains("--all"), "{nobody:?}");
+    // Of another service than the one whose letter it is.
+    let other = program
+        .run(&["dead-letters", "replay", &id, "--service", "orders"], &[])
+        .await?;
+    ensure!(other.code == 3, "{other:?}");
+    let replay = [
+        "dead-letters",
+        "replay",
+        &id,
+        "--service",
+        "notifications",
+        "--reason",
+        "mended",
+    ];
+    let replayed = program.run(&replay, &[("USER", "ann")]).await?;
     ensure!(replayed.code == 0 && replayed.stdout == "replayed 1\n", "{replayed:?}");
-    // On record, once and with what it was; what came to nothing is not.
-    let told = audited(&program, "dead_letters.replay").await?;
-    ensure!(told == [format!("1 of any subscription {id}")], "{told:?}");
+    // On record, once; what came to nothing is not.
+    let told = recorded(&program, "dead_letters.replay").await?;
+    ensure!(told == ["ann 1/1 done mended"], "{told:?}");
     let gone = program.run(&["dead-letters", "show", &id], &[]).await?;
-    ensure!(gone.code == 1, "{gone:?}");
+    ensure!(gone.code == 3, "{gone:?}");
     Ok(())
 }
 
@@ -100,23 +146,30 @@ async fn a_dead_letter_is_listed_shown_replayed_and_discarded() -> Result<()> {
 async fn a_discarded_one_is_gone() -> Result<()> {
     let program = Program::new()?;
     bury(&program, poison()).await?;
-    // Of any service on that database, so the one that keeps a record has it.
-    let discarded = program
-        .run(&["dead-letters", "discard", "--all", "--service", "orders"], &[])
+    let all = ["dead-letters", "discard", "--all"];
+    let unasked = program.run(&all, &[]).await?;
+    ensure!(unasked.code == 2 && unasked.stderr.contains("--yes"), "{unasked:?}");
+    let others = program
+        .run(
+            &["dead-letters", "discard", "--all", "--yes", "--service", "orders"],
+            &[],
+        )
         .await?;
-    ensure!(
-        discarded.code == 0 && discarded.stdout == "discarded 1\n",
-        "{discarded:?}"
-    );
+    ensure!(others.code == 3, "{others:?}");
+    let discarded = program
+        .run(&["dead-letters", "discard", "--all", "--yes", "--json"], &[])
+        .await?;
+    let line: serde_json::Value = serde_json::from_str(&discarded.stdout)?;
+    ensure!(discarded.code == 0 && line["done"] == 1, "{discarded:?}");
     let listed = program.run(&["dead-letters", "list"], &[]).await?;
     ensure!(
         listed.code == 0 && listed.stdout.contains("no dead letters"),
         "{listed:?}"
     );
-    let again = program.run(&["dead-letters", "discard", "--all"], &[]).await?;
-    ensure!(again.code == 1, "{again:?}");
-    let told = audited(&program, "dead_letters.discard").await?;
-    ensure!(told == ["1 of any subscription"], "{told:?}");
+    let again = program.run(&["dead-letters", "discard", "--all", "--yes"], &[]).await?;
+    ensure!(again.code == 3, "{again:?}");
+    let told = recorded(&program, "dead_letters.discard").await?;
+    ensure!(told == ["command line 1/1 done "], "{told:?}");
     Ok(())
 }
 
@@ -130,10 +183,15 @@ async fn a_database_that_is_away_hides_no_other_one() -> Result<()> {
     std::fs::write(program.folder().join("taken"), "")?;
     let away = [("ACCOUNTS_DATABASE_URL", "sqlite:taken/a.db")];
     let said = |ran: &Ran, out: &str| ran.code == 1 && ran.stdout.contains(out) && ran.stderr.contains("taken");
+    // One that was named and is not there is told of, and is no failure.
     let bare = [("ACCOUNTS_DATABASE_URL", "sqlite:bare.db")];
     let listed = program.run(&["dead-letters", "list"], &bare).await?;
-    let told = listed.stderr.contains("bare.db") && listed.stderr.contains("migrate");
-    ensure!(listed.code == 1 && listed.stdout.contains(&id) && told, "{listed:?}");
+    let told = listed.stderr.contains("bare.db: no database there");
+    ensure!(listed.code == 0 && listed.stdout.contains(&id) && told, "{listed:?}");
+    ensure!(!program.folder().join("bare.db").exists(), "it was made");
+    let unreachable = [("ACCOUNTS_DATABASE_URL", "postgres://nobody@127.0.0.1:9/none")];
+    let listed = program.run(&["dead-letters", "list"], &unreachable).await?;
+    ensure!(listed.code == 69 && listed.stdout.contains(&id), "{listed:?}");
     for (arguments, out) in [
         (&["dead-letters", "list"][..], id.as_str()),
         (&["dead-letters", "show", &id], "req-9"),
@@ -142,7 +200,9 @@ async fn a_database_that_is_away_hides_no_other_one() -> Result<()> {
         let ran = program.run(arguments, &away).await?;
         ensure!(said(&ran, out), "{arguments:?}: {ran:?}");
     }
-    let nothing = program.run(&["dead-letters", "discard", "--all"], &away).await?;
+    let nothing = program
+        .run(&["dead-letters", "discard", "--all", "--yes"], &away)
+        .await?;
     ensure!(said(&nothing, ""), "{nothing:?}");
     Ok(())
 }
@@ -158,5 +218,54 @@ async fn only_the_database_of_the_chosen_service_is_opened() -> Result<()> {
         .await?;
     ensure!(listed.code == 0 && listed.stdout.contains("orders.db"), "{listed:?}");
     ensure!(!program.folder().join("data").exists(), "the others' database was made");
+    Ok(())
+}
+
+/// A database on which the service that keeps accounts has no tables, and the default one does not exist.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_on_a_database_of_its_own_is_enough() -> Result<()> {
+    let program = Program::new()?;
+    let message = poison();
+    let id = message.id.to_string();
+    let own = [("NOTIFICATIONS_DATABASE_URL", "sqlite:own.db")];
+    ensure!(program.run(&["migrate", "up", "notifications"], &own).await?.code == 0);
+    put(&program, "own.db", message).await?;
+    for arguments in [
+        &["dead-letters", "list"][..],
+        &["dead-letters", "show", &id],
+        &["dead-letters", "replay", &id],
+    ] {
+        let ran = program.run(arguments, &own).await?;
+        ensure!(ran.code == 0 && ran.stderr.is_empty(), "{arguments:?}: {ran:?}");
+    }
+    ensure!(!program.folder().join("data").exists(), "the default database was made");
+    // The same where all services are on one database, and one of them has tables.
+    let general = [("DATABASE_URL", "sqlite:own.db")];
+    let listed = program.run(&["dead-letters", "list"], &general).await?;
+    ensure!(listed.code == 0, "{listed:?}");
+    put(&program, "own.db", poison()).await?;
+    let discarded = program
+        .run(&["dead-letters", "discard", "--all", "--yes"], &general)
+        .await?;
+    ensure!(
+        discarded.code == 0 && discarded.stdout == "discarded 1\n",
+        "{discarded:?}"
+    );
+    Ok(())
+}
+
+/// Writes `message` as a dead letter of notifications.
+async fn put(program: &Program, file: &str, message: Message) -> Result<()> {
+    let store = Store::open(
+        &format!("sqlite:{}", program.folder().join(file).display()),
+        StoreOptions::default(),
+    )?;
+    let sql = "INSERT INTO inbox_messages (subscription, message_id, event_type, status, received_at, topic, headers, body, \
+        attempts, parked_seq, last_failed_at, error) \
+        VALUES ('notifications.record_event', $1, $2, 'dead', {now}, $3, '{}', $4, 1, 1, {now}, 'a cause')";
+    let id = store.dialect().uuid(message.id.0);
+    let values = vec![id, message.event_type.into(), message.topic.into(), message.body.into()];
+    store.execute(sql, values).await?;
+    store.close().await;
     Ok(())
 }

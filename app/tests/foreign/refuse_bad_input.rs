@@ -121,10 +121,7 @@ async fn expect_stored(store: &Store, queue: &Queue, letters: &[Letter]) -> Resu
 }
 
 async fn expect_dead(store: &Store, queue: &Queue, letters: &[Letter]) -> Result<()> {
-    let selection = Selection {
-        subscription: Some(queue.subscription.to_owned()),
-        ids: Vec::new(),
-    };
+    let selection = Selection::of_subscription(queue.subscription);
     let found: Vec<DeadLetter> = dead_letter::list(store, &selection, 10_000).await?;
     for letter in letters {
         let Fate::Dead(cause) = letter.fate else { continue };

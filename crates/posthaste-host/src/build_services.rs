@@ -41,15 +41,15 @@ pub(crate) fn build(
 /// A database that is not there: a pool connects when it is asked, and nobody asks.
 const NOWHERE: &str = "postgres://nowhere.invalid/nothing";
 
-/// Refuses what a start would refuse of the configuration. No database is asked, no file made, nobody called.
-///
-/// Returns what the services warn of.
+/// The parts of `services`; refuses what a start would refuse of the configuration. No database is asked, no file made,
+/// nobody called.
 ///
 /// # Errors
 /// What is wrong.
-pub(crate) fn rehearse(services: &[Service], config: &Config) -> Result<Vec<String>, OpenError> {
+pub(crate) fn rehearse(services: &[Service], config: &Config) -> Result<Vec<ServiceParts>, OpenError> {
     let names: Vec<&str> = services.iter().map(|service| service.name).collect();
     config.check_services(&names)?;
+    config.tuning().map_err(ConfigErrors::from)?;
     let mut databases = Vec::new();
     for (url, on) in by_database(services, config)? {
         // Opening would make the file.
@@ -60,6 +60,5 @@ pub(crate) fn rehearse(services: &[Service], config: &Config) -> Result<Vec<Stri
     for context in &mut contexts {
         context.is_rehearsal = true;
     }
-    let built = build(services, &contexts, config)?;
-    Ok(built.into_iter().flat_map(|parts| parts.warnings).collect())
+    Ok(build(services, &contexts, config)?)
 }

@@ -27,4 +27,4 @@ pub use keyset_cursor::{CursorId, KeysetCursor};
 pub use open_services::OpenError;
 pub use run_chores::{Chore, ChoreStep};
 pub use run_services::{Host, RunningHost, StartError};
-pub use service::{Audit, Recording, Service, ServiceCommand, ServiceContext, ServiceParts};
+pub use service::{Service, ServiceCommand, ServiceContext, ServiceParts};

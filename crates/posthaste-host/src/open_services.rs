@@ -77,12 +77,17 @@ pub(crate) fn open(url: &str, services: &[Service]) -> Result<Database, OpenErro
         service: services.first().map_or("nobody", |service| service.name),
         source,
     })?;
-    let own = services.iter().map(|service| (service.name, service.migrations));
     Ok(Database {
         store,
         services: services.iter().map(|service| service.name).collect(),
-        sets: [("core", CORE_MIGRATIONS)].into_iter().chain(own).collect(),
+        sets: sets(services),
     })
+}
+
+/// The migrations of a database that `services` are on.
+pub(crate) fn sets(services: &[Service]) -> Vec<MigrationSet> {
+    let own = services.iter().map(|service| (service.name, service.migrations));
+    [("core", CORE_MIGRATIONS)].into_iter().chain(own).collect()
 }
 
 /// What each of `services` is made from, in their order. Services on one `memory:` share it whatever

@@ -188,14 +188,14 @@ struct Loops {
 }
 
 impl Loops {
-    fn start(self, roles: Roles) -> Engine {
+    fn start(self, roles: Roles, tuning: Tuning) -> Engine {
         Engine::start(EngineConfig {
             service: self.context.name.to_owned(),
             store: self.context.store,
             broker: self.context.broker,
             subscriptions: self.subscriptions,
             roles,
-            tuning: Tuning::default(),
+            tuning,
         })
     }
 }
@@ -261,6 +261,7 @@ impl RunningHost {
                 .map(|database| verify_schema::verify(database, verify_schema::applies(database, config.migrate))),
         );
         let verdicts = verdicts.await;
+        let tuning = config.tuning().map_err(ConfigErrors::from)?;
         let roles = Roles {
             worker: config.roles.worker,
             relay: config.roles.relay,
@@ -270,7 +271,7 @@ impl RunningHost {
             match verdict {
                 Ok(Verdict::Ready) => {
                     self.health.migrated(at);
-                    start_all(&self.engines, loops, roles);
+                    start_all(&self.engines, loops, roles, tuning);
                 }
                 Ok(Verdict::Pending(missing)) => {
                     return Err(StartError::Schema {
@@ -284,7 +285,7 @@ impl RunningHost {
                     self.tasks.spawn(async move {
                         if verify_schema::verify_until(&database, apply, &stop).await {
                             health.migrated(at);
-                            start_all(&engines, loops, roles);
+                            start_all(&engines, loops, roles, tuning);
                         }
                     });
                 }
@@ -300,9 +301,9 @@ impl RunningHost {
     }
 }
 
-fn start_all(engines: &Engines, loops: Vec<Loops>, roles: Roles) {
+fn start_all(engines: &Engines, loops: Vec<Loops>, roles: Roles, tuning: Tuning) {
     let mut running = engines.lock().unwrap_or_else(PoisonError::into_inner);
-    running.extend(loops.into_iter().map(|loops| loops.start(roles)));
+    running.extend(loops.into_iter().map(|loops| loops.start(roles, tuning)));
 }
 
 /// Which of `databases` a service stands on; every service is on one.

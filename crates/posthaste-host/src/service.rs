@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use posthaste::store::Migration;
-use posthaste::{Broker, Publisher, Store, StoreError, Subscription, Tx};
+use posthaste::{Broker, Publisher, Store, Subscription};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::auth::{Guard, Verifier};
@@ -28,8 +28,6 @@ pub struct Service {
     pub commands: &'static [ServiceCommand],
     /// What it does from time to time.
     pub chores: &'static [Chore],
-    /// Records what an operator does to the dead letters of its database, where it keeps a record.
-    pub audit: Option<Audit>,
     /// Makes its routes and handlers; called once, before any database is asked. `config check` calls it too, see
     /// [`ServiceContext::is_rehearsal`].
     pub build: fn(&ServiceContext) -> Result<ServiceParts, ConfigError>,
@@ -45,7 +43,6 @@ impl Service {
             migrations: &[],
             commands: &[],
             chores: &[],
-            audit: None,
             build,
         }
     }
@@ -70,13 +67,6 @@ pub struct ServiceCommand {
     /// Does it; answers what to print, or a sentence that says why not.
     pub run: fn(ServiceContext, String) -> CommandRun,
 }
-
-/// Records an operator's `action` (`dead_letters.replay`) and what else is worth knowing of it, in the transaction of
-/// what was done.
-pub type Audit = for<'t> fn(tx: &'t Tx, action: &'static str, detail: String) -> Recording<'t>;
-
-/// A record being made.
-pub type Recording<'t> = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 't>>;
 
 /// A command at work.
 pub type CommandRun = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;

@@ -13,6 +13,9 @@ use crate::telemetry::metric;
 /// Figures by gauge and by the service or queue they are about.
 type Figures = BTreeMap<(&'static str, String), f64>;
 
+/// Counting stops here: a figure as high means "more than 100 000".
+const MOST: i64 = 100_001;
+
 /// What waits in the databases of a process. One for all of them: a queue of the same name in two databases has one
 /// gauge, which shows the sum.
 pub struct Backlog {
@@ -34,7 +37,7 @@ impl Backlog {
         let counts = self
             .stores
             .iter()
-            .map(|store| tokio::time::timeout(within, count(store)));
+            .map(|store| tokio::time::timeout(within, count(store, MOST)));
         let counts = join_all(counts).await;
         let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
         for ((last, store), counted) in figures.iter_mut().zip(&self.stores).zip(counts) {
@@ -65,16 +68,25 @@ impl Backlog {
     }
 }
 
-async fn count(store: &Store) -> Result<Figures, StoreError> {
+/// The figures of one database, each at most `most`.
+///
+/// # Errors
+/// When the database is away.
+#[cfg(feature = "explore")]
+pub async fn count_up_to(store: &Store, most: i64) -> Result<BTreeMap<(&'static str, String), f64>, StoreError> {
+    count(store, most).await
+}
+
+async fn count(store: &Store, most: i64) -> Result<Figures, StoreError> {
     let mut figures = Figures::new();
-    for (service, count, age) in backlog_rows::outbox(store).await? {
+    for (service, count, age) in backlog_rows::outbox(store, most).await? {
         figures.insert((metric::OUTBOX_PENDING, service.clone()), count as f64);
         figures.insert((metric::OUTBOX_OLDEST, service), age);
     }
-    for (queue, count) in backlog_rows::queues(store).await? {
+    for (queue, count) in backlog_rows::queues(store, most).await? {
         figures.insert((metric::QUEUE_DEPTH, queue), count as f64);
     }
-    for (queue, count) in dead_letter_rows::count_by_queue(store).await? {
+    for (queue, count) in dead_letter_rows::count_by_queue(store, most).await? {
         figures.insert((metric::DEAD_LETTERS, queue), count as f64);
     }
     Ok(figures)

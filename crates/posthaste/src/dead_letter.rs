@@ -2,13 +2,15 @@
 
 use chrono::{DateTime, Utc};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::handle::Subscription;
 use crate::identity;
 use crate::message::{Message, MessageId};
+pub use crate::settle_letters::{Act, Operator, Progress, settle};
 use crate::store::inbox_rows::{self, Fate};
 use crate::store::{Store, StoreError, Tx, dead_letter_rows, outbox_rows};
-use crate::telemetry::metric;
 
 /// A message that was given up.
 #[derive(Clone, Debug)]
@@ -29,16 +31,110 @@ pub struct DeadLetter {
     pub last_failed_at: Option<DateTime<Utc>>,
 }
 
-/// Which dead letters are meant; both conditions hold, an empty one holds for all.
+/// Which dead letters are meant; all conditions hold, an empty one holds for all.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    /// Only this subscription's.
-    pub subscription: Option<String>,
+    /// Only these subscriptions'.
+    pub subscriptions: Option<Vec<String>>,
+    /// Of what could not be sent, only these services'.
+    pub outboxes: Option<Vec<String>>,
     /// Only these.
     pub ids: Vec<MessageId>,
 }
 
-/// The newest dead letters of `selection`, at most `limit`.
+impl Selection {
+    /// The dead letters of one subscription.
+    pub fn of_subscription(name: &str) -> Self {
+        Self {
+            subscriptions: Some(vec![name.to_owned()]),
+            outboxes: Some(Vec::new()),
+            ids: Vec::new(),
+        }
+    }
+}
+
+/// A dead letter without its body and headers.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Whose message it is.
+    pub owner: Owner,
+    /// Its id.
+    pub id: MessageId,
+    /// Its type.
+    pub event_type: String,
+    /// The topic or queue it is for.
+    pub topic: String,
+    /// Its ordering key.
+    pub key: Option<String>,
+    /// The request or message chain that it belongs to.
+    pub correlation_id: Option<String>,
+    /// Attempts that were made; 0 when it was refused before any.
+    pub attempts: u32,
+    /// The last failure and its causes.
+    pub error: String,
+    /// When it first came, or was written.
+    pub received_at: DateTime<Utc>,
+    /// When it first failed.
+    pub first_failed_at: Option<DateTime<Utc>>,
+    /// When it was given up.
+    pub last_failed_at: DateTime<Utc>,
+}
+
+/// Where a dead letter lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// In the inbox: a subscription gave it up.
+    Subscription(String),
+    /// In the outbox of a service: the transport will never take it.
+    Outbox(String),
+}
+
+/// A place between dead letters, which are ordered by the time they died.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The time.
+    pub at: DateTime<Utc>,
+    /// Among those of one time the message id.
+    pub id: Uuid,
+    /// Among those of one time and id the subscription or service.
+    pub owner: String,
+}
+
+impl Place {
+    /// Before everything that died at `at` or later.
+    pub fn before(at: DateTime<Utc>) -> Self {
+        Self {
+            at,
+            id: Uuid::nil(),
+            owner: String::new(),
+        }
+    }
+
+    /// Where `letter` is.
+    pub fn of(letter: &Summary) -> Self {
+        let (Owner::Subscription(owner) | Owner::Outbox(owner)) = &letter.owner;
+        Self {
+            at: letter.last_failed_at,
+            id: letter.id.0,
+            owner: owner.clone(),
+        }
+    }
+}
+
+/// The newest dead letters of `selection` that died before `before`, at most `limit`. No bodies are read.
+///
+/// # Errors
+/// When the database is away.
+pub async fn page(
+    store: &Store,
+    selection: &Selection,
+    before: Option<&Place>,
+    limit: u32,
+) -> Result<Vec<Summary>, StoreError> {
+    dead_letter_rows::page(store, selection, before, limit).await
+}
+
+/// The newest dead letters of `selection` with their bodies, at most `limit`.
 ///
 /// # Errors
 /// When the database is away.
@@ -46,26 +142,43 @@ pub async fn list(store: &Store, selection: &Selection, limit: u32) -> Result<Ve
     dead_letter_rows::list(store, selection, limit).await
 }
 
-/// Hands `selection` to its handlers again, under the same ids and with all attempts ahead of them;
-/// answers how many.
+/// How many dead letters `selection` has.
 ///
 /// # Errors
-/// When the database is away; then none was replayed.
-pub async fn replay(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
-    let mut tx = store.begin().await?;
-    let count = replay_in(&mut tx, selection).await?;
-    tx.commit().await?;
-    Ok(count)
+/// When the database is away.
+pub async fn count(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
+    dead_letter_rows::count(store, selection).await
 }
 
-/// As [`replay`], if and only if `tx` commits: for whoever records it.
+/// How the database finds the dead letters of `selection`: the plans of the statements that list and settle them.
 ///
 /// # Errors
-/// When the database is away; `tx` is of no use then.
-pub async fn replay_in(tx: &mut Tx, selection: &Selection) -> Result<u64, StoreError> {
-    let count = dead_letter_rows::replay(tx, selection).await?;
-    metrics::counter!(metric::REPLAYED, "posthaste_outcome" => "retrying").increment(count);
-    Ok(count)
+/// When the database is away.
+#[cfg(feature = "explore")]
+pub async fn explain(store: &Store, selection: &Selection) -> Result<Vec<String>, StoreError> {
+    dead_letter_rows::explain(store, selection).await
+}
+
+/// Does [`Act::Replay`] to `selection`; returns the count.
+///
+/// # Errors
+/// As [`settle`].
+pub async fn replay(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
+    settle_all(store, Act::Replay, selection).await
+}
+
+/// Does [`Act::Discard`] to `selection`; returns the count.
+///
+/// # Errors
+/// As [`settle`].
+pub async fn discard(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
+    settle_all(store, Act::Discard, selection).await
+}
+
+async fn settle_all(store: &Store, act: Act, selection: &Selection) -> Result<u64, StoreError> {
+    let never = CancellationToken::new();
+    let done = settle(store, act, selection, &Operator::new("program"), &never, |_| ()).await?;
+    Ok(done.done)
 }
 
 /// Hands `letter` to its handler with another body. It gets a new id with a causation link; the
@@ -86,25 +199,6 @@ pub async fn replay_edited(store: &Store, letter: &DeadLetter, body: Vec<u8>) ->
     inbox_rows::settle_new(&mut tx, &letter.subscription, &message, 0, fate).await?;
     tx.commit().await?;
     Ok(message.id)
-}
-
-/// Gives `selection` up for good; answers how many. The ids stay known as handled.
-///
-/// # Errors
-/// When the database is away; then none was discarded.
-pub async fn discard(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
-    let tx = store.begin().await?;
-    let count = discard_in(&tx, selection).await?;
-    tx.commit().await?;
-    Ok(count)
-}
-
-/// As [`discard`], if and only if `tx` commits.
-///
-/// # Errors
-/// When the database is away; `tx` is of no use then.
-pub async fn discard_in(tx: &Tx, selection: &Selection) -> Result<u64, StoreError> {
-    dead_letter_rows::discard(tx, selection).await
 }
 
 /// Most bytes of attributes and headers that go along with a copy: RabbitMQ has one frame for all of them, and a copy

@@ -36,8 +36,13 @@ pub struct Tuning {
     pub lease: Duration,
     /// How long published outbox rows are kept.
     pub keep_outbox: Duration,
-    /// How long inbox marks are kept; never less than the longest possible redelivery.
+    /// How long inbox marks are kept; never less than the longest possible redelivery. A message that was made longer ago
+    /// and that the inbox does not know is set aside, unless [`Subscription::take_old`] says otherwise.
     pub keep_inbox: Duration,
+    /// How long dead letters are kept; `None`: until somebody replays or discards them.
+    pub keep_dead: Option<Duration>,
+    /// How long messages are kept in `sql:` queues that no service of the database has ever read; `None`: for ever.
+    pub keep_unread: Option<Duration>,
     /// How often old rows are looked for.
     pub clean_every: Duration,
 }
@@ -48,7 +53,9 @@ impl Default for Tuning {
         Self {
             lease: Duration::from_secs(10),
             keep_outbox: 7 * day,
-            keep_inbox: 7 * day,
+            keep_inbox: 15 * day,
+            keep_dead: None,
+            keep_unread: Some(7 * day),
             clean_every: Duration::from_secs(60),
         }
     }
@@ -125,11 +132,18 @@ impl Engine {
         // Either role: a relay may be all that runs on a database.
         if roles.worker || roles.relay {
             let database = store.clone();
+            let reads: Vec<String> = match &broker {
+                Broker::Sql(_) => subscriptions.iter().map(|one| one.queue.clone()).collect(),
+                _ => Vec::new(),
+            };
             supervise(&mut tasks, "retention", &stop, move |stop| {
                 let retention = Retention {
                     store: database.clone(),
                     outbox: tuning.keep_outbox,
                     inbox: tuning.keep_inbox,
+                    dead: tuning.keep_dead,
+                    unread: tuning.keep_unread,
+                    reads: reads.clone(),
                     every: tuning.clean_every,
                 };
                 retention.run(stop)

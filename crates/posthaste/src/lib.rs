@@ -55,6 +55,7 @@ mod retention;
 mod retrier;
 pub mod retry;
 mod set_aside;
+mod settle_letters;
 pub mod status;
 pub mod store;
 pub mod telemetry;

@@ -28,5 +28,6 @@ pub const CORE_MIGRATIONS: &[Migration] = &[
     step!(2, "inbox statuses", "0002_inbox_statuses"),
     step!(3, "dead outbox rows", "0003_dead_outbox"),
     step!(4, "lengths of leases, readers of queues", "0004_leases"),
+    step!(5, "operations", "0005_operations"),
     step!(6, "body hashes", "0006_body_hashes"),
 ];

@@ -15,7 +15,7 @@ pub mod metric {
     pub const OUTBOX_PUBLISHED: &str = "posthaste_outbox_published_total";
     /// Histogram, s: from a row's creation to the broker's confirm.
     pub const OUTBOX_LAG: &str = "posthaste_outbox_publish_lag_seconds";
-    /// Gauge: pending outbox rows by `posthaste_service`.
+    /// Gauge: pending outbox rows by `posthaste_service`. Counting stops at 100 001.
     pub const OUTBOX_PENDING: &str = "posthaste_outbox_pending";
     /// Gauge, s: age of the oldest pending outbox row.
     pub const OUTBOX_OLDEST: &str = "posthaste_outbox_oldest_age_seconds";
@@ -26,11 +26,16 @@ pub mod metric {
     pub const ATTEMPTS: &str = "posthaste_handler_attempts_total";
     /// Histogram, s: from a message's making to its handler's commit.
     pub const MESSAGE_LATENCY: &str = "posthaste_message_latency_seconds";
-    /// Gauge: dead letters by `messaging_destination_name`.
+    /// Gauge: dead letters by `messaging_destination_name`; of those of a database the newest 100 001.
     pub const DEAD_LETTERS: &str = "posthaste_dlq_messages";
     /// Counter: replayed dead letters by `posthaste_outcome`.
     pub const REPLAYED: &str = "posthaste_dlq_replayed_total";
-    /// Gauge: rows waiting in a `sql:` queue by `messaging_destination_name`.
+    /// Counter: dead letters that were older than they may become.
+    pub const DEAD_LETTERS_EXPIRED: &str = "posthaste_dlq_expired_total";
+    /// Counter: rows of `sql:` queues that nobody reads that were older than they may become, by
+    /// `messaging_destination_name`.
+    pub const QUEUE_EXPIRED: &str = "posthaste_queue_expired_total";
+    /// Gauge: rows waiting in a `sql:` queue by `messaging_destination_name`. Counting stops at 100 001.
     pub const QUEUE_DEPTH: &str = "posthaste_queue_depth";
     /// Gauge: records of a Kafka partition that are not done yet, by `messaging_destination_name`,
     /// `messaging_consumer_group_name` and `messaging_destination_partition_id`.

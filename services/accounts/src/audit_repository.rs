@@ -94,14 +94,3 @@ pub(crate) async fn record(tx: &Tx, event: AuditEvent) -> Result<(), StoreError>
     INSERT.run(tx, vec![row]).await?;
     Ok(())
 }
-
-/// Adds what an operator did at the command line; it is recorded if and only if `tx` commits.
-pub(crate) async fn record_operator(tx: &Tx, action: &'static str, detail: String) -> Result<(), StoreError> {
-    let event = AuditEvent {
-        action,
-        actor: Some("command line".to_owned()),
-        detail: Some(detail),
-        ..AuditEvent::default()
-    };
-    record(tx, event).await
-}

@@ -83,7 +83,6 @@ pub fn service() -> Service {
             },
         ],
         chores: &[purge_ended::CHORE],
-        audit: Some(|tx, action, detail| Box::pin(audit_repository::record_operator(tx, action, detail))),
         ..Service::new("accounts", build)
     }
 }

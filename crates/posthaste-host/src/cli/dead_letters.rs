@@ -1,15 +1,20 @@
 //! `dead-letters list`, `show`, `replay`, `discard`: on the database itself, no server needed.
 
+use chrono::{DateTime, SecondsFormat};
 use clap::{Args, Subcommand};
-use posthaste::dead_letter::{self, DeadLetter, Selection};
-use posthaste::failure::chain;
-use posthaste::{MessageId, Store, StoreError, Tx};
+use posthaste::dead_letter::{self, Act, DeadLetter, Operator, Owner, Place, Progress, Selection, Summary};
+use posthaste::{MessageId, Store, StoreError};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
+use super::ask_person::agree;
+use super::find_databases::{failed, on_each};
 use super::hide_secrets::{body_without_secrets, hide_secrets};
+use super::show_progress::ShowProgress;
 use super::{CliError, FileOption, choose, print};
-use crate::config::Sources;
-use crate::open_services::{Database, by_database, open};
+use crate::build_services::rehearse;
+use crate::config::{Config, Sources};
+use crate::open_services::Database;
 use crate::redact;
 use crate::service::Service;
 
@@ -28,6 +33,9 @@ enum Command {
         /// At most so many from each database
         #[arg(long, default_value_t = 50)]
         limit: u32,
+        /// Only those that died before: a time (2026-01-31T12:00:00Z), or what the last page ended with
+        #[arg(long, value_name = "TIME[/ID[/OWNER]]", value_parser = place)]
+        before: Option<Place>,
         /// One JSON object a line
         #[arg(long)]
         json: bool,
@@ -38,6 +46,9 @@ enum Command {
         id: uuid::Uuid,
         #[command(flatten)]
         which: Which,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
     },
     /// Hand them to their handlers again
     Replay {
@@ -48,12 +59,15 @@ enum Command {
     Discard {
         #[command(flatten)]
         chosen: Chosen,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 
 #[derive(Args)]
 struct Which {
-    /// Only the database of this service
+    /// Only those of this service
     #[arg(long)]
     service: Option<String>,
     /// Only those of this subscription
@@ -67,224 +81,286 @@ struct Which {
 struct Chosen {
     /// These messages
     ids: Vec<uuid::Uuid>,
-    /// All of them (of the subscription, if one is named)
+    /// All of them (of the service or subscription, if one is named)
     #[arg(long, conflicts_with = "ids")]
     all: bool,
+    /// Why, for the record
+    #[arg(long)]
+    reason: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     which: Which,
 }
 
-impl Chosen {
-    fn selection(&self) -> Result<Selection, CliError> {
-        if self.ids.is_empty() && !self.all && self.which.subscription.is_none() {
-            return Err(CliError::Refused(
-                "name message ids, a --subscription, or --all".to_owned(),
-            ));
-        }
-        Ok(Selection {
-            subscription: self.which.subscription.clone(),
-            ids: self.ids.iter().copied().map(MessageId).collect(),
-        })
+/// Reads what `list` prints at the end of a page.
+fn place(text: &str) -> Result<Place, String> {
+    let mut parts = text.splitn(3, '/');
+    let at = parts.next().unwrap_or_default();
+    let at = DateTime::parse_from_rfc3339(at).map_err(|error| format!("{at} is not a time ({error})"))?;
+    let mut place = Place::before(at.to_utc());
+    if let Some(id) = parts.next() {
+        place.id = id
+            .parse()
+            .map_err(|error| format!("{id} is not a message id ({error})"))?;
     }
+    place.owner = parts.next().unwrap_or_default().to_owned();
+    Ok(place)
+}
+
+/// As [`place`] reads it.
+fn place_text(place: &Place) -> String {
+    let at = place.at.to_rfc3339_opts(SecondsFormat::Micros, true);
+    format!("{at}/{}/{}", place.id, place.owner)
 }
 
 impl DeadLetters {
     pub(super) async fn run(self, services: &[Service]) -> Result<(), CliError> {
         match self.command {
-            Command::List { which, limit, json } => {
-                let selection = Selection {
-                    subscription: which.subscription.clone(),
-                    ids: Vec::new(),
-                };
-                let list = async |database: &Database| dead_letter::list(&database.store, &selection, limit).await;
-                let asked = which.ask(services, list).await?;
-                for (store, letters) in &asked.answers {
-                    print(&if json { lines(letters) } else { table(store, letters) })?;
-                }
-                asked.end()
-            }
-            Command::Show { id, which } => {
-                let selection = Selection {
-                    subscription: which.subscription.clone(),
-                    ids: vec![MessageId(id)],
-                };
-                let find = async |database: &Database| dead_letter::list(&database.store, &selection, 100).await;
-                let asked = which.ask(services, find).await?;
-                let mut found = false;
-                for letter in asked.answers.iter().flat_map(|(_, letters)| letters) {
-                    found = true;
-                    print(&format!("{:#}\n", whole(letter)))?;
-                }
-                asked.end()?;
-                if found {
-                    Ok(())
-                } else {
-                    Err(CliError::Refused(format!("there is no dead letter {id}")))
-                }
-            }
-            Command::Replay { chosen } => {
-                let selection = chosen.selection()?;
-                let replay = async |database: &Database| replay(database, services, &selection).await;
-                report("replayed", chosen.which.ask(services, replay).await?)
-            }
-            Command::Discard { chosen } => {
-                let selection = chosen.selection()?;
-                let discard = async |database: &Database| discard(database, services, &selection).await;
-                report("discarded", chosen.which.ask(services, discard).await?)
-            }
-        }
-    }
-}
-
-async fn replay(database: &Database, services: &[Service], selection: &Selection) -> Result<u64, StoreError> {
-    let mut tx = database.store.begin().await?;
-    let count = dead_letter::replay_in(&mut tx, selection).await?;
-    record(&tx, database, services, "dead_letters.replay", selection, count).await?;
-    tx.commit().await?;
-    Ok(count)
-}
-
-async fn discard(database: &Database, services: &[Service], selection: &Selection) -> Result<u64, StoreError> {
-    let tx = database.store.begin().await?;
-    let count = dead_letter::discard_in(&tx, selection).await?;
-    record(&tx, database, services, "dead_letters.discard", selection, count).await?;
-    tx.commit().await?;
-    Ok(count)
-}
-
-/// Most ids that a record names.
-const NAMED: usize = 20;
-
-/// Has the services on `database` that keep a record note what was done to `count` letters.
-async fn record(
-    tx: &Tx,
-    database: &Database,
-    services: &[Service],
-    action: &'static str,
-    selection: &Selection,
-    count: u64,
-) -> Result<(), StoreError> {
-    if count == 0 {
-        return Ok(());
-    }
-    let mut detail = format!("{count} of");
-    match &selection.subscription {
-        Some(subscription) => detail.push_str(&format!(" {subscription}")),
-        None => detail.push_str(" any subscription"),
-    }
-    for id in selection.ids.iter().take(NAMED) {
-        detail.push_str(&format!(" {id}"));
-    }
-    if selection.ids.len() > NAMED {
-        detail.push_str(" …");
-    }
-    let here = services
-        .iter()
-        .filter(|service| database.services.contains(&service.name));
-    for audit in here.filter_map(|service| service.audit) {
-        audit(tx, action, detail.clone()).await?;
-    }
-    Ok(())
-}
-
-fn report(what: &str, asked: Asked<u64>) -> Result<(), CliError> {
-    let count: u64 = asked.answers.iter().map(|(_, count)| count).sum();
-    if count > 0 {
-        print(&format!("{what} {count}\n"))?;
-    }
-    asked.end()?;
-    if count == 0 {
-        return Err(CliError::Refused(format!("nothing was {what}: no dead letter matches")));
-    }
-    Ok(())
-}
-
-/// What databases have answered. One that is away keeps nobody from the letters of the others.
-struct Asked<T> {
-    answers: Vec<(Store, T)>,
-    failures: Vec<String>,
-}
-
-impl<T> Asked<T> {
-    /// Fails if a database did.
-    fn end(self) -> Result<(), CliError> {
-        if self.failures.is_empty() {
-            Ok(())
-        } else {
-            Err(CliError::Refused(self.failures.join("\n")))
+            Command::List {
+                which,
+                limit,
+                before,
+                json,
+            } => which.list(services, limit, before, json).await,
+            Command::Show { id, which, json } => which.show(services, id, json).await,
+            Command::Replay { chosen } => chosen.settle(services, Act::Replay, true).await,
+            Command::Discard { chosen, yes } => chosen.settle(services, Act::Discard, yes).await,
         }
     }
 }
 
 impl Which {
-    /// Asks each database that a chosen service stands on; no other one is opened.
-    async fn ask<T>(
-        &self,
-        services: &[Service],
-        work: impl AsyncFn(&Database) -> Result<T, StoreError>,
-    ) -> Result<Asked<T>, CliError> {
+    /// The configuration, the services whose databases are asked, and what is asked of them.
+    fn resolve(&self, services: &[Service]) -> Result<(Config, Vec<&'static str>, Selection), CliError> {
         let config = self.file.load(Sources::new(), services)?;
         let names: Vec<String> = self.service.clone().into_iter().collect();
-        let chosen: Vec<&str> = choose(services, &names)?.iter().map(|service| service.name).collect();
-        config.check_services(&chosen)?;
-        // What is done to the letters of a database is done to those of all services on it.
-        let mut known = services.to_vec();
-        known.retain(|service| config.database_url(service.name).is_ok());
-        let mut asked = Asked {
-            answers: Vec::new(),
-            failures: Vec::new(),
+        let chosen = choose(services, &names)?;
+        let mut selection = match &self.subscription {
+            Some(subscription) => Selection::of_subscription(subscription),
+            None => Selection::default(),
         };
-        for (url, on) in by_database(&known, &config)? {
-            if !on.iter().any(|service| chosen.contains(&service.name)) {
-                continue;
-            }
-            match open(&url, &on) {
-                Ok(database) => match work(&database).await {
-                    Ok(answer) => asked.answers.push((database.store, answer)),
-                    Err(error) => asked.failures.push(explain(&database.store, &error)),
-                },
-                Err(error) => asked.failures.push(error.to_string()),
-            }
+        if self.service.is_some() {
+            let own = subscriptions(&chosen, &config)?;
+            selection.subscriptions = Some(match selection.subscriptions {
+                Some(asked) => asked.into_iter().filter(|name| own.contains(name)).collect(),
+                None => {
+                    selection.outboxes = Some(names);
+                    own
+                }
+            });
         }
-        Ok(asked)
+        Ok((config, chosen.iter().map(|service| service.name).collect(), selection))
+    }
+
+    async fn list(&self, services: &[Service], limit: u32, before: Option<Place>, json: bool) -> Result<(), CliError> {
+        let (config, chosen, selection) = self.resolve(services)?;
+        let work = async |database: &Database| {
+            let letters = dead_letter::page(&database.store, &selection, before.as_ref(), limit).await;
+            letters.map_err(|error| failed(&database.store, &error))
+        };
+        let done = on_each(services, &chosen, &config, work).await?;
+        for (store, letters) in &done.answers {
+            print(&if json {
+                lines(letters)
+            } else {
+                table(store, letters, limit)
+            })?;
+        }
+        done.tell_absent();
+        done.end()
+    }
+
+    async fn show(&self, services: &[Service], id: uuid::Uuid, json: bool) -> Result<(), CliError> {
+        let (config, chosen, mut selection) = self.resolve(services)?;
+        selection.ids = vec![MessageId(id)];
+        let work = async |database: &Database| {
+            let letters = dead_letter::list(&database.store, &selection, 100).await;
+            letters.map_err(|error| failed(&database.store, &error))
+        };
+        let done = on_each(services, &chosen, &config, work).await?;
+        let mut found = false;
+        for letter in done.answers.iter().flat_map(|(_, letters)| letters) {
+            found = true;
+            let value = whole(letter);
+            print(&if json {
+                format!("{value}\n")
+            } else {
+                format!("{value:#}\n")
+            })?;
+        }
+        done.tell_absent();
+        done.end()?;
+        if found {
+            Ok(())
+        } else {
+            Err(CliError::NothingMatched(format!("there is no dead letter {id}")))
+        }
     }
 }
 
-fn explain(store: &Store, error: &StoreError) -> String {
-    let hint = if error.is_unavailable() {
-        ""
-    } else {
-        "; is its schema there (`migrate status` says)?"
-    };
-    format!("{}: {}{hint}", store.display(), chain(error))
+impl Chosen {
+    async fn settle(&self, services: &[Service], act: Act, yes: bool) -> Result<(), CliError> {
+        if self.ids.is_empty() && !self.all && self.which.subscription.is_none() {
+            let text = "name message ids, a --subscription, or --all";
+            return Err(CliError::Usage(text.to_owned()));
+        }
+        let (config, chosen, mut selection) = self.which.resolve(services)?;
+        selection.ids = self.ids.iter().copied().map(MessageId).collect();
+        let what = match act {
+            Act::Replay => "replayed",
+            Act::Discard => "discarded",
+        };
+        // Ids are few, and somebody has typed them.
+        let asks = act == Act::Discard && self.ids.is_empty();
+        let operator = operator(self.reason.clone());
+        let stop = stop_at_signal();
+        let work = async |database: &Database| {
+            let store = &database.store;
+            let lost = |error: StoreError| failed(store, &error);
+            if asks {
+                let count = dead_letter::count(store, &selection).await.map_err(lost)?;
+                if count > 0 {
+                    let question = format!("{}: discard {count} dead letters for good", store.display());
+                    agree(yes, &question)?;
+                }
+            }
+            let mut progress = ShowProgress::new(what);
+            let on_page = |now| progress.show(now);
+            let done = dead_letter::settle(store, act, &selection, &operator, &stop, on_page).await;
+            progress.end();
+            let done = done.map_err(lost)?;
+            if stop.is_cancelled() && done.done < done.total {
+                let Progress { done, total } = done;
+                let text = format!("{}: stopped, {what} {done} of {total}", store.display());
+                return Err(CliError::Refused(text));
+            }
+            Ok(done)
+        };
+        let done = on_each(services, &chosen, &config, work).await?;
+        let count: u64 = done.answers.iter().map(|(_, progress)| progress.done).sum();
+        if self.json {
+            for (store, progress) in &done.answers {
+                let line = json!({
+                    "action": act.name(),
+                    "database": store.display(),
+                    "done": progress.done,
+                    "total": progress.total,
+                });
+                print(&format!("{line}\n"))?;
+            }
+        } else if count > 0 {
+            print(&format!("{what} {count}\n"))?;
+        }
+        done.tell_absent();
+        done.end()?;
+        if count == 0 {
+            let text = format!("nothing was {what}: no dead letter matches");
+            return Err(CliError::NothingMatched(text));
+        }
+        Ok(())
+    }
 }
 
-fn table(store: &Store, letters: &[DeadLetter]) -> String {
+/// The names of the subscriptions of `services`.
+fn subscriptions(services: &[Service], config: &Config) -> Result<Vec<String>, CliError> {
+    let mut config = config.clone();
+    // Routes may need what a command has no use for.
+    config.roles.api = false;
+    let parts = rehearse(services, &config)?;
+    let subscriptions = parts.into_iter().flat_map(|parts| parts.subscriptions);
+    Ok(subscriptions.map(|subscription| subscription.name).collect())
+}
+
+/// Whoever runs the command.
+fn operator(reason: Option<String>) -> Operator {
+    let user = ["USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok());
+    Operator {
+        actor: user
+            .filter(|user| !user.is_empty())
+            .unwrap_or_else(|| "command line".to_owned()),
+        address: Some("command line".to_owned()),
+        reason,
+    }
+}
+
+/// Cancelled by the first Ctrl-C: the page in hand is finished. The second one ends the process.
+fn stop_at_signal() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stopped.cancel();
+        }
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+    stop
+}
+
+fn table(store: &Store, letters: &[Summary], limit: u32) -> String {
     if letters.is_empty() {
         return format!("{}: no dead letters\n", store.display());
     }
     let mut text = format!("{}\n", store.display());
     for letter in letters {
-        let at = letter.last_failed_at.unwrap_or(letter.received_at);
+        let owner = match &letter.owner {
+            Owner::Subscription(name) => name.clone(),
+            Owner::Outbox(service) => format!("outbox of {service}"),
+        };
         text.push_str(&format!(
             "{}  {}  {}  {} attempts  {}\n    {}\n",
-            letter.message.id,
-            at.format("%Y-%m-%d %H:%M:%SZ"),
-            redact::escape(&letter.subscription),
+            letter.id,
+            letter.last_failed_at.format("%Y-%m-%d %H:%M:%SZ"),
+            redact::escape(&owner),
             letter.attempts,
-            redact::escape(&letter.message.event_type),
+            redact::escape(&letter.event_type),
             redact::escape(&letter.error),
         ));
+    }
+    if let Some(last) = letters.last()
+        && letters.len() == limit as usize
+    {
+        let place = redact::escape(&place_text(&Place::of(last))).to_string();
+        text.push_str(&format!("older ones: --before {place}\n"));
     }
     text
 }
 
-fn lines(letters: &[DeadLetter]) -> String {
+fn lines(letters: &[Summary]) -> String {
     letters.iter().map(|letter| format!("{}\n", brief(letter))).collect()
 }
 
-fn brief(letter: &DeadLetter) -> Value {
+fn brief(letter: &Summary) -> Value {
+    let (subscription, outbox) = match &letter.owner {
+        Owner::Subscription(name) => (Some(name), None),
+        Owner::Outbox(service) => (None, Some(service)),
+    };
+    json!({
+        "id": letter.id.to_string(),
+        "subscription": subscription,
+        "outbox": outbox,
+        "type": letter.event_type,
+        "topic": letter.topic,
+        "key": letter.key,
+        "correlation_id": letter.correlation_id,
+        "attempts": letter.attempts,
+        "error": letter.error,
+        "received_at": letter.received_at,
+        "first_failed_at": letter.first_failed_at,
+        "last_failed_at": letter.last_failed_at,
+        "before": place_text(&Place::of(letter)),
+    })
+}
+
+fn whole(letter: &DeadLetter) -> Value {
     let message = &letter.message;
+    let mut headers = json!(message.headers);
+    hide_secrets(&mut headers);
     json!({
         "id": message.id.to_string(),
         "subscription": letter.subscription,
@@ -298,14 +374,8 @@ fn brief(letter: &DeadLetter) -> Value {
         "received_at": letter.received_at,
         "first_failed_at": letter.first_failed_at,
         "last_failed_at": letter.last_failed_at,
+        "headers": headers,
+        "content_type": message.content_type,
+        "body": body_without_secrets(&message.body),
     })
-}
-
-fn whole(letter: &DeadLetter) -> Value {
-    let mut value = brief(letter);
-    value["headers"] = json!(letter.message.headers);
-    hide_secrets(&mut value["headers"]);
-    value["content_type"] = json!(letter.message.content_type);
-    value["body"] = body_without_secrets(&letter.message.body);
-    value
 }

@@ -1,11 +1,14 @@
 //! The command line of a program that runs services.
 
+mod ask_person;
 mod check_health;
 mod dead_letters;
+mod find_databases;
 mod hide_secrets;
 mod migrate;
 mod service_command;
 mod show_config;
+mod show_progress;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,6 +21,13 @@ use crate::config::{Config, ConfigError, ConfigErrors, RoleSet, Sources, nearest
 use crate::open_services::OpenError;
 use crate::serve_process::{self, EX_CONFIG, ServeError};
 use crate::service::Service;
+
+/// As clap ends where arguments are wrong.
+const EX_USAGE: u8 = 2;
+/// Nothing matched.
+const EX_NOTHING: u8 = 3;
+/// A server is away (`EX_UNAVAILABLE` of sysexits.h).
+const EX_AWAY: u8 = 69;
 
 /// Event-driven services that lose nothing and do nothing twice.
 #[derive(Parser)]
@@ -95,6 +105,15 @@ enum CliError {
     /// Something is not as the command needs it; said whole.
     #[error("{0}")]
     Refused(String),
+    /// The arguments do not say enough.
+    #[error("{0}")]
+    Usage(String),
+    /// There is nothing of the kind.
+    #[error("{0}")]
+    NothingMatched(String),
+    /// A server does not answer.
+    #[error("{0}")]
+    Away(String),
     #[error("the answer cannot be written: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -105,6 +124,9 @@ impl CliError {
             Self::Serve(error) => error.exit_code(),
             Self::Config(_) | Self::Open(_) => ExitCode::from(EX_CONFIG),
             Self::Refused(_) | Self::Output(_) => ExitCode::FAILURE,
+            Self::Usage(_) => ExitCode::from(EX_USAGE),
+            Self::NothingMatched(_) => ExitCode::from(EX_NOTHING),
+            Self::Away(_) => ExitCode::from(EX_AWAY),
         }
     }
 }
@@ -202,6 +224,13 @@ fn print(text: &str) -> Result<(), CliError> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// Writes to standard error what is no result.
+fn note(text: &str) {
+    use std::io::Write as _;
+    // Where nobody listens there is nobody to tell.
+    drop(std::io::stderr().write_all(text.as_bytes()));
 }
 
 #[cfg(test)]

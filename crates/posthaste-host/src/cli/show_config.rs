@@ -69,7 +69,8 @@ impl ShowConfig {
             }
             Command::Check { file } => {
                 let config = file.load(Sources::new(), services)?;
-                let warnings = rehearse(services, &config)?;
+                let parts = rehearse(services, &config)?;
+                let warnings = parts.into_iter().flat_map(|parts| parts.warnings);
                 for warning in config.warnings().into_iter().chain(warnings) {
                     print(&format!("warning: {warning}\n"))?;
                 }

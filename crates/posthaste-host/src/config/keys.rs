@@ -209,6 +209,30 @@ pub const KEYS: &[Key] = &[
         "messages: on writes times without a zone (UTC), for consumers that take no other",
     ),
     key(
+        "INBOX_DAYS",
+        Some("15"),
+        Kind::Number,
+        "how long a message is recognised as handled; at least as long as the broker may redeliver it",
+    ),
+    key(
+        "OUTBOX_DAYS",
+        Some("7"),
+        Kind::Number,
+        "how long published outbox rows are kept",
+    ),
+    key(
+        "DEAD_LETTER_DAYS",
+        Some("0"),
+        Kind::Number,
+        "how long dead letters are kept; 0: until they are replayed or discarded",
+    ),
+    key(
+        "UNREAD_QUEUE_DAYS",
+        Some("7"),
+        Kind::Number,
+        "how long messages stay in sql: queues that no service of the database has ever read; 0: for ever",
+    ),
+    key(
         "POSTHASTE_AUTH",
         None,
         Kind::Word(&["open", "enforced"]),

@@ -11,6 +11,7 @@ mod read_env_file;
 pub mod show;
 mod sources;
 mod token_keys;
+mod tuning;
 mod warn_unused;
 
 use std::collections::BTreeMap;

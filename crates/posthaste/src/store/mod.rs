@@ -3,6 +3,7 @@
 //! Statements are written once with `$1…` and the tokens that [`Dialect::sql`] knows; what differs
 //! between databases is in `postgres.rs`, `mysql.rs` and `sqlite.rs` and nowhere else.
 
+pub(crate) mod action_rows;
 pub(crate) mod backlog_rows;
 pub(crate) mod dead_letter_rows;
 pub(crate) mod dead_outbox_rows;
@@ -209,6 +210,18 @@ impl Store {
             keeper: KeeperSlot::default(),
             status: Arc::default(),
         })))
+    }
+
+    /// Whether `url` names a SQLite file that does not exist: [`Store::open`] would create it. Servers are not asked.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`] when the URL is not understood or its folder cannot be read.
+    pub fn is_absent(url: &str) -> Result<bool, StoreError> {
+        if url.starts_with("sqlite:") {
+            sqlite::is_absent(url)
+        } else {
+            Ok(false)
+        }
     }
 
     /// Which SQL it speaks.

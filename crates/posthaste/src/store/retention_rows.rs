@@ -1,6 +1,6 @@
-//! Finished rows that are old enough to go.
+//! Rows that are old enough to go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
@@ -57,4 +57,53 @@ pub(crate) async fn inbox(store: &Store, age: i64, page: i64) -> Result<u64, Sto
             .await?;
     }
     Ok(removed)
+}
+
+/// Notes that `queues` are read.
+pub(crate) async fn note_readers(store: &Store, queues: &[String]) -> Result<(), StoreError> {
+    let known = readers(store).await?;
+    let mut new: Vec<&String> = queues.iter().filter(|queue| !known.contains(*queue)).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    new.sort_unstable();
+    let tx = store.begin().await?;
+    for queue in new {
+        let sql = "INSERT INTO queue_readers (queue, since) VALUES ($1, {now}) {ignore:queue}";
+        tx.execute(sql, vec![queue.as_str().into()]).await?;
+    }
+    tx.commit().await
+}
+
+/// The queues that a service reads or has read.
+pub(crate) async fn readers(store: &Store) -> Result<BTreeSet<String>, StoreError> {
+    let rows = store.query("SELECT queue FROM queue_readers", vec![]).await?;
+    rows.iter().map(|row| row.get("queue")).collect()
+}
+
+/// Removes those of the oldest `page` rows of `queue` that are older than `age` microseconds; returns their number.
+pub(crate) async fn queue(store: &Store, queue: &str, age: i64, page: i64) -> Result<u64, StoreError> {
+    let sql = "SELECT seq, CASE WHEN enqueued_at < {after:$2} THEN 1 ELSE 0 END AS old \
+        FROM queue_messages {index:queue_by_topic} WHERE topic = $1 ORDER BY seq LIMIT $3";
+    let rows = store.query(sql, vec![queue.into(), (-age).into(), page.into()]).await?;
+    let mut old = Vec::new();
+    for row in &rows {
+        if row.get::<i32>("old")? == 0 {
+            break;
+        }
+        old.push(row.get("seq")?);
+    }
+    if old.is_empty() {
+        return Ok(0);
+    }
+    let sql = "DELETE FROM queue_messages WHERE seq {in:$1} AND topic = $2";
+    store.execute(sql, vec![store.dialect().ints(old), queue.into()]).await
+}
+
+/// How many of the oldest `most` rows of `queue` are older than `age` microseconds.
+pub(crate) async fn count_in_queue(store: &Store, queue: &str, age: i64, most: i64) -> Result<i64, StoreError> {
+    let sql = "SELECT COUNT(*) AS number FROM (SELECT enqueued_at FROM queue_messages {index:queue_by_topic} \
+        WHERE topic = $1 ORDER BY seq LIMIT $3) AS oldest WHERE enqueued_at < {clock:$2}";
+    let rows = store.query(sql, vec![queue.into(), (-age).into(), most.into()]).await?;
+    rows.first().map_or(Ok(0), |row| row.get("number"))
 }

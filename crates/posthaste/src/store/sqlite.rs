@@ -84,6 +84,18 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
     ))
 }
 
+/// Whether the file of `url` does not exist.
+pub(super) fn is_absent(url: &str) -> Result<bool, StoreError> {
+    let connect = SqliteConnectOptions::from_str(url)
+        .map_err(|error| StoreError::Url(format!("{url} is no SQLite URL: {error}")))?;
+    let path = connect.get_filename();
+    match path.metadata() {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(StoreError::Url(format!("{} cannot be read: {error}", path.display()))),
+    }
+}
+
 /// Stays in the file once it is there. The change alone does not wait for others who have the file open: a reader that
 /// connects to a new file at the same time, or another process.
 async fn use_wal(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
