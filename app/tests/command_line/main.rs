@@ -1,6 +1,7 @@
 //! The command line as its users type it, in a folder of its own, without a server.
 
 mod administer_accounts;
+mod adopt_no_table;
 mod describe_api;
 mod follow_order;
 mod follow_sign_up;
@@ -25,17 +26,19 @@ async fn migrations_go_up_and_down_by_hand() -> Result<()> {
     ensure!(again.code == 0 && again.stdout.contains("nothing to do"), "{again:?}");
     let status = program.run(&["migrate", "status"], &[]).await?;
     ensure!(status.code == 0 && !status.stdout.contains("pending"), "{status:?}");
-    let down = program.run(&["migrate", "down"], &[]).await?;
+    let unasked = program.run(&["migrate", "down"], &[]).await?;
+    ensure!(unasked.code == 2 && unasked.stderr.contains("--yes"), "{unasked:?}");
+    let down = program.run(&["migrate", "down", "--yes"], &[]).await?;
     ensure!(
         down.code == 0 && down.stdout.contains("took back messages/"),
         "{down:?}"
     );
-    let down = program.run(&["migrate", "down", "notifications"], &[]).await?;
+    let down = program.run(&["migrate", "down", "notifications", "--yes"], &[]).await?;
     ensure!(
         down.code == 0 && down.stdout.contains("took back notifications/"),
         "{down:?}"
     );
-    let down = program.run(&["migrate", "down", "notifications"], &[]).await?;
+    let down = program.run(&["migrate", "down", "notifications", "--yes"], &[]).await?;
     ensure!(down.code == 0 && down.stdout.contains("nothing to do"), "{down:?}");
     Ok(())
 }

@@ -44,6 +44,11 @@ pub(crate) async fn verify(database: &Database, apply: bool) -> Result<Verdict, 
 }
 
 async fn look(database: &Database, apply: bool) -> Result<Verdict, MigrateError> {
+    if apply {
+        for (set, migrations) in &database.sets {
+            database.store.check_tables(set, migrations).await?;
+        }
+    }
     let mut pending = Vec::new();
     for (set, migrations) in &database.sets {
         // Reading first keeps a start on a migrated database from waiting for a write lock.

@@ -8,6 +8,7 @@ pub(crate) mod backlog_rows;
 pub(crate) mod dead_letter_rows;
 pub(crate) mod dead_outbox_rows;
 mod dialect;
+mod foreign_tables;
 mod gate;
 pub(crate) mod idempotency_rows;
 pub(crate) mod identity_rows;
