@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ::http::Method;
 use axum::middleware::from_fn_with_state;
 use futures_util::future::join_all;
 use posthaste::failure::chain;
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::auth::{Gate, Guard};
 use crate::await_schema;
 use crate::build_services::build;
 use crate::check_services::ServiceChecks;
@@ -103,6 +105,11 @@ impl Host {
         let contexts = open_services::contexts(services, &databases, config)?;
         let mut routes = OpenApiRouter::new();
         let mut checks = Vec::new();
+        let mut gate = Gate::new(
+            contexts
+                .first()
+                .map_or_else(|| Guard::new(config.auth), ServiceContext::guard),
+        );
         let mut loops: Vec<Vec<Loops>> = databases.iter().map(|_| Vec::new()).collect();
         for (context, parts) in contexts.iter().zip(build(services, &contexts, config)?) {
             context.broker.learn(&parts.subscriptions);
@@ -112,6 +119,7 @@ impl Host {
             if config.roles.api {
                 routes = routes.merge(parts.routes);
                 checks.extend(parts.ready);
+                gate.declare_open(parts.open);
             }
             loops[number(&databases, context.name)].push(Loops {
                 context: context.clone(),
@@ -168,13 +176,10 @@ impl Host {
             is_only_worker: config.roles.worker && !config.roles.api && !config.roles.relay,
             shows_causes: config.auth == Auth::Open,
         });
-        let router = http::app(
-            &title,
-            version,
-            license,
-            routes.layer(come_again).layer(own_host),
-            system,
-        );
+        gate.declare_open(system_routes::OPEN.map(|path| (Method::GET, path)));
+        gate.declare_staff(system_routes::METRICS);
+        let routes = routes.layer(come_again).layer(own_host);
+        let router = http::app(&title, version, license, routes, system, gate);
         host.server
             .spawn(http::serve(listener, router, host.stop.clone(), DRAIN));
         Ok(host)

@@ -2,11 +2,12 @@
 
 use std::pin::Pin;
 
+use axum::extract::FromRef;
 use posthaste::store::Migration;
 use posthaste::{Broker, Publisher, Store, Subscription};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::auth::{Guard, Verifier};
+use crate::auth::{Guard, OpenRoute, Verifier};
 use crate::check_services::ReadyCheck;
 use crate::config::{ConfigError, Settings};
 use crate::redis_cache::RedisCache;
@@ -94,17 +95,24 @@ pub struct ServiceContext {
 }
 
 impl ServiceContext {
-    /// The guard for routes that not everybody may use. Under `POSTHASTE_AUTH=enforced` a process in which a service
-    /// asks for it does not start without somebody who knows which tokens are good.
+    /// What tells a route's handler who calls.
     pub fn guard(&self) -> Guard {
-        self.guard.ask_for()
+        self.guard.clone()
+    }
+}
+
+impl FromRef<ServiceContext> for Guard {
+    fn from_ref(context: &ServiceContext) -> Self {
+        context.guard()
     }
 }
 
 /// What a service consists of.
 pub struct ServiceParts {
-    /// Its HTTP routes, with their documentation.
+    /// Its HTTP routes, with their documentation. Under `POSTHASTE_AUTH=enforced` each needs a token…
     pub routes: OpenApiRouter,
+    /// … but for these.
+    pub open: Vec<OpenRoute>,
     /// Its handlers.
     pub subscriptions: Vec<Subscription>,
     /// What tells good tokens from bad for the whole process; the accounts service has it.
@@ -120,10 +128,18 @@ impl ServiceParts {
     pub fn new(routes: OpenApiRouter, subscriptions: impl IntoIterator<Item = Subscription>) -> Self {
         Self {
             routes,
+            open: Vec::new(),
             subscriptions: subscriptions.into_iter().collect(),
             verifier: None,
             ready: Vec::new(),
             warnings: Vec::new(),
         }
+    }
+
+    /// The same with `routes` that need no token.
+    #[must_use]
+    pub fn open(mut self, routes: impl IntoIterator<Item = OpenRoute>) -> Self {
+        self.open.extend(routes);
+        self
     }
 }

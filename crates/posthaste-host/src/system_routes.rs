@@ -24,6 +24,11 @@ const COUNTING: Duration = Duration::from_secs(1);
 /// Scrapes in quick succession share one count.
 const COUNT_AGAIN: Duration = Duration::from_secs(1);
 
+/// What anybody may ask: names and states, no URL.
+pub(crate) const OPEN: [&str; 3] = ["/health", "/livez", "/readyz"];
+/// What counts what happens inside, and by that tells of it.
+pub(crate) const METRICS: &str = "/metrics";
+
 /// What the routes know.
 pub(crate) struct System {
     pub service: String,
@@ -57,7 +62,7 @@ pub(crate) fn routes(system: System) -> Router {
         .route("/livez", get(alive))
         .route("/readyz", get(ready));
     let router = if has_metrics {
-        router.route("/metrics", get(metrics))
+        router.route(METRICS, get(metrics))
     } else {
         router
     };

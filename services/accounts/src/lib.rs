@@ -44,9 +44,10 @@ mod waiting_passwords_repository;
 use std::time::Duration;
 
 use axum::extract::FromRef;
+use http::Method;
 use posthaste::store::{Migration, Sql};
 use posthaste::{Event, RetryPolicy, Subscription, Unread};
-use posthaste_host::auth::Guard;
+use posthaste_host::auth::{Guard, OpenRoute};
 use posthaste_host::http::TrustedProxies;
 use posthaste_host::{ConfigError, ReadyCheck, Service, ServiceCommand, ServiceContext, ServiceParts};
 use utoipa::openapi::security::{self as openapi, Flow, OAuth2, Scopes, SecurityScheme};
@@ -199,7 +200,7 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
     let retry = onboard_user::retry(&context.settings)?;
     let keys = accounts.sessions.keys.clone();
     let cookie_warning = RefreshCookie::warning(&context.settings).into_iter().collect();
-    let mut parts = ServiceParts::new(routes(accounts), subscriptions(mailer, retry));
+    let mut parts = ServiceParts::new(routes(accounts), subscriptions(mailer, retry)).open(OPEN);
     parts.verifier = Some(verifier);
     parts.ready = vec![ReadyCheck::new("signing-keys", move || {
         let keys = keys.clone();
@@ -208,6 +209,24 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
     parts.warnings = cookie_warning;
     Ok(parts)
 }
+
+/// Who comes here has no token yet, or shows something else: a password, a cookie, what a mail brought.
+const OPEN: [OpenRoute; 14] = [
+    (Method::POST, "/signup"),
+    (Method::POST, "/api/v1/auth/register"),
+    (Method::POST, "/api/v1/auth/login"),
+    (Method::POST, "/api/v1/auth/refresh"),
+    (Method::POST, "/api/v1/auth/logout"),
+    (Method::POST, "/api/v1/auth/password-reset"),
+    (Method::POST, "/api/v1/auth/password-reset/confirm"),
+    (Method::POST, "/api/v1/auth/verify-email"),
+    (Method::PUT, "/users/{user_id}"),
+    (Method::GET, "/.well-known/jwks.json"),
+    (Method::GET, "/verify-email"),
+    (Method::GET, "/verify-email.js"),
+    (Method::GET, "/reset-password"),
+    (Method::GET, "/reset-password.js"),
+];
 
 fn routes(accounts: Accounts) -> OpenApiRouter {
     OpenApiRouter::with_openapi(sign_in())

@@ -49,19 +49,11 @@ pub(crate) struct SignupView {
     message: &'static str,
     verification_state: Verification,
     user_id: Uuid,
-    /// This and what follows is shown to the user itself and to administrators.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, example = "ann@example.com")]
-    email: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    first_name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    last_name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    created_on: Option<DateTime<Utc>>,
+    #[schema(example = "ann@example.com")]
+    email: String,
+    first_name: String,
+    last_name: String,
+    created_on: DateTime<Utc>,
 }
 
 /// What has become of it.
@@ -73,7 +65,7 @@ pub(crate) struct VerificationAnswer {
     message: &'static str,
 }
 
-/// Somebody who has signed up; `PENDING` until the address is confirmed. Strangers see no more than that.
+/// Somebody who has signed up; `PENDING` until the address is confirmed. For the user itself and administrators.
 #[utoipa::path(
     get,
     path = "/users/{user_id}",
@@ -82,29 +74,28 @@ pub(crate) struct VerificationAnswer {
     params(("user_id" = Uuid, Path, description = "The id that signing up answered")),
     responses(
         (status = 200, description = "The user", body = SignupView),
-        (status = 404, description = "There is none with this id"),
+        (status = 401, description = "No valid access token"),
+        (status = 404, description = "There is none with this id, or it is another's"),
         (status = 422, description = "The id is no UUID"),
         (status = 503, description = "The database is away"),
     )
 )]
 pub(crate) async fn read_signup(
     State(accounts): State<Accounts>,
-    Visitor(visitor): Visitor,
+    caller: Caller,
     ApiPath(user_id): ApiPath<Uuid>,
 ) -> Result<Json<SignupView>, ApiError> {
-    let user = mediator::send(&accounts, GetUserById(user_id))
-        .await?
-        .ok_or_else(unknown)?;
-    let whole = visitor.is_some_and(|visitor| visitor.may_see(user.id));
+    let user = mediator::send(&accounts, GetUserById(user_id)).await?;
+    let user = user.filter(|user| caller.may_see(user.id)).ok_or_else(unknown)?;
     Ok(Json(SignupView {
         status: "SUCCESS",
         message: "User retrieved successfully",
         verification_state: user.verification,
         user_id: user.id,
-        email: whole.then_some(user.email),
-        first_name: whole.then_some(user.first_name),
-        last_name: whole.then_some(user.last_name),
-        created_on: whole.then_some(user.created_at),
+        email: user.email,
+        first_name: user.first_name,
+        last_name: user.last_name,
+        created_on: user.created_at,
     }))
 }
 

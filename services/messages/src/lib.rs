@@ -7,9 +7,11 @@ mod send_message;
 mod store_message;
 
 use axum::Extension;
+use axum::extract::FromRef;
 use contracts::MessageSent;
 use posthaste::store::{Migration, Sql};
 use posthaste::{Event, Subscription};
+use posthaste_host::auth::Guard;
 use posthaste_host::http::BodyLimit;
 use posthaste_host::{ConfigError, Service, ServiceContext, ServiceParts};
 use utoipa_axum::router::OpenApiRouter;
@@ -49,6 +51,12 @@ pub(crate) struct Messages {
     outbox: bool,
     /// `KAFKA_TIMES_WITHOUT_ZONE`: times of published events have no zone.
     without_zones: bool,
+}
+
+impl FromRef<Messages> for Guard {
+    fn from_ref(messages: &Messages) -> Self {
+        messages.context.guard()
+    }
 }
 
 fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {

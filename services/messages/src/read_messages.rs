@@ -5,6 +5,7 @@ use axum::extract::State;
 use posthaste::StoreError;
 use posthaste::mediator::{self, Answer, Request};
 use posthaste_host::KeysetCursor;
+use posthaste_host::auth::Caller;
 use posthaste_host::http::{ApiError, ApiPath, ApiQuery, FieldError, Validate};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -61,7 +62,7 @@ pub(crate) struct OneMessage {
     data: StoredMessage,
 }
 
-/// Lists messages, newest first.
+/// Lists messages, newest first; where tokens are asked for, a user's own.
 #[utoipa::path(
     get,
     path = "/api/v1/messages",
@@ -69,17 +70,18 @@ pub(crate) struct OneMessage {
     params(PageQuery),
     responses(
         (status = 200, description = "A page of messages", body = MessagesPage),
+        (status = 401, description = "No valid access token"),
         (status = 422, description = "A parameter is invalid"),
         (status = 503, description = "The database is away"),
     )
 )]
 pub(crate) async fn list_messages(
     State(messages): State<Messages>,
+    caller: Caller,
     ApiQuery(page): ApiQuery<PageQuery>,
 ) -> Result<Json<MessagesPage>, ApiError> {
-    Ok(Json(
-        mediator::send(&messages, ListMessages { sender: None, page }).await?,
-    ))
+    let sender = caller.confined_to().map(|user_id| user_id.to_string());
+    Ok(Json(mediator::send(&messages, ListMessages { sender, page }).await?))
 }
 
 /// Lists the messages of one sender, newest first.
@@ -90,15 +92,19 @@ pub(crate) async fn list_messages(
     params(("sender" = String, Path, description = "Who sent them"), PageQuery),
     responses(
         (status = 200, description = "A page of messages; empty for a sender who sent none", body = MessagesPage),
+        (status = 401, description = "No valid access token"),
+        (status = 403, description = "Another user's messages"),
         (status = 422, description = "A parameter is invalid"),
         (status = 503, description = "The database is away"),
     )
 )]
 pub(crate) async fn list_messages_of_sender(
     State(messages): State<Messages>,
+    caller: Caller,
     ApiPath(sender): ApiPath<String>,
     ApiQuery(page): ApiQuery<PageQuery>,
 ) -> Result<Json<MessagesPage>, ApiError> {
+    caller.check_owner(&sender)?;
     Ok(Json(
         mediator::send(
             &messages,
@@ -119,6 +125,8 @@ pub(crate) async fn list_messages_of_sender(
     params(("message_id" = Uuid, Path, description = "The message's id")),
     responses(
         (status = 200, description = "The message", body = OneMessage),
+        (status = 401, description = "No valid access token"),
+        (status = 403, description = "Another user's message"),
         (status = 404, description = "Not stored, or not yet"),
         (status = 422, description = "The id is no UUID"),
         (status = 503, description = "The database is away"),
@@ -126,14 +134,18 @@ pub(crate) async fn list_messages_of_sender(
 )]
 pub(crate) async fn read_message(
     State(messages): State<Messages>,
+    caller: Caller,
     ApiPath(message_id): ApiPath<Uuid>,
 ) -> Result<Json<OneMessage>, ApiError> {
     match mediator::send(&messages, GetMessage(message_id)).await? {
-        Some(data) => Ok(Json(OneMessage {
-            success: true,
-            message: "Retrieved message",
-            data,
-        })),
+        Some(data) => {
+            caller.check_owner(&data.sender)?;
+            Ok(Json(OneMessage {
+                success: true,
+                message: "Retrieved message",
+                data,
+            }))
+        }
         None => Err(ApiError::not_found(
             "There is no message with this id, or it is not stored yet.",
         )),

@@ -13,6 +13,7 @@ use posthaste::mediator::{self, Answer, Request};
 use posthaste::message::now;
 use posthaste::publish::PublishError;
 use posthaste::{Message, MessageId, correlation, outbox};
+use posthaste_host::auth::Caller;
 use posthaste_host::http::{ApiError, ApiJsonRaw, FieldError, IdempotencyKey, Validate, idempotent};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -89,6 +90,8 @@ pub(crate) struct SentData {
     responses(
         (status = 200, description = "Sent", body = SendAnswer),
         (status = 400, description = "The body is no valid JSON"),
+        (status = 401, description = "No valid access token"),
+        (status = 403, description = "A message of another sender"),
         (status = 409, description = "The first request with this Idempotency-Key is still running"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is no JSON"),
@@ -98,10 +101,18 @@ pub(crate) struct SentData {
 )]
 pub(crate) async fn send_message(
     State(messages): State<Messages>,
+    caller: Caller,
     key: Option<IdempotencyKey>,
     ApiJsonRaw(message, bytes): ApiJsonRaw<NewMessage>,
 ) -> Result<Response, ApiError> {
-    mediator::send(&messages, SendMessage { message, key, bytes }).await
+    caller.check_owner(&message.sender)?;
+    let command = SendMessage {
+        message,
+        key,
+        bytes,
+        caller,
+    };
+    mediator::send(&messages, command).await
 }
 
 /// The command.
@@ -110,6 +121,7 @@ struct SendMessage {
     key: Option<IdempotencyKey>,
     /// The body that the key belongs to.
     bytes: Bytes,
+    caller: Caller,
 }
 
 impl Request for SendMessage {
@@ -119,7 +131,13 @@ impl Request for SendMessage {
 }
 
 impl Answer<SendMessage> for Messages {
-    async fn answer(&self, SendMessage { message, key, bytes }: SendMessage) -> Result<Response, ApiError> {
+    async fn answer(&self, command: SendMessage) -> Result<Response, ApiError> {
+        let SendMessage {
+            message,
+            key,
+            bytes,
+            caller,
+        } = command;
         let (message, answer) = self.event(message)?;
         // With a key it is always the outbox: the key's row needs a transaction of its own anyway.
         if key.is_none() {
@@ -135,7 +153,7 @@ impl Answer<SendMessage> for Messages {
         let body = serde_json::to_vec(&answer)?;
         idempotent(
             &self.context.store,
-            "messages POST /api/v1/messages/send",
+            &caller.key_scope("messages POST /api/v1/messages/send"),
             key.as_ref(),
             &bytes,
             |tx| {

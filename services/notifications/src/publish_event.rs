@@ -11,6 +11,7 @@ use posthaste::idempotency::StoredResponse;
 use posthaste::publish::PublishError;
 use posthaste::{Message, MessageId, outbox};
 use posthaste_host::ServiceContext;
+use posthaste_host::auth::Caller;
 use posthaste_host::http::{ApiError, ApiJsonRaw, FieldError, IdempotencyKey, Validate, idempotent};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -81,6 +82,8 @@ pub(crate) struct Published {
     responses(
         (status = 202, description = "Published", body = Published),
         (status = 400, description = "The event is invalid"),
+        (status = 401, description = "No valid access token"),
+        (status = 403, description = "An event about another user"),
         (status = 409, description = "The first request with this Idempotency-Key is still running"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is no JSON"),
@@ -90,9 +93,11 @@ pub(crate) struct Published {
 )]
 pub(crate) async fn publish_event(
     State(context): State<ServiceContext>,
+    caller: Caller,
     key: Option<IdempotencyKey>,
     ApiJsonRaw(request, bytes): ApiJsonRaw<PublishEvent, 400>,
 ) -> Result<Response, ApiError> {
+    caller.check_owner(&request.user_id.to_string())?;
     let message = message(request, key.as_ref(), &bytes)?;
     let answer = Published {
         message: "Event published successfully",
@@ -109,7 +114,7 @@ pub(crate) async fn publish_event(
     };
     let taken = idempotent(
         &context.store,
-        "notifications POST /api/events",
+        &caller.key_scope("notifications POST /api/events"),
         key.as_ref(),
         &bytes,
         |tx| {

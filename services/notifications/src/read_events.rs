@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use posthaste_host::auth::Caller;
 use posthaste_host::http::{ApiError, ApiPath, ApiQuery, FieldError, Validate};
 use posthaste_host::{KeysetCursor, ServiceContext};
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,7 @@ pub(crate) struct EventsPage {
     next_cursor: Option<String>,
 }
 
-/// Lists recorded events, newest first.
+/// Lists recorded events, newest first; where tokens are asked for, a user's own.
 #[utoipa::path(
     get,
     path = "/api/events",
@@ -61,18 +62,24 @@ pub(crate) struct EventsPage {
     responses(
         (status = 200, description = "A page of events", body = EventsPage),
         (status = 400, description = "A parameter is invalid"),
+        (status = 401, description = "No valid access token"),
+        (status = 403, description = "Another user's events were asked for"),
         (status = 503, description = "The database is away"),
     )
 )]
 pub(crate) async fn list_events(
     State(context): State<ServiceContext>,
+    caller: Caller,
     ApiQuery(query): ApiQuery<EventsQuery, 400>,
 ) -> Result<Json<EventsPage>, ApiError> {
+    if let Some(user_id) = query.user_id {
+        caller.check_owner(&user_id.to_string())?;
+    }
     let limit = query.limit.unwrap_or(LIMIT);
     // Checked above: an unreadable one does not come here.
     let after = query.cursor.and_then(|text| text.parse().ok());
     let filter = Filter {
-        user_id: query.user_id,
+        user_id: query.user_id.or(caller.confined_to()),
         event_type: query.event_type,
         after,
     };
@@ -93,16 +100,22 @@ pub(crate) async fn list_events(
     responses(
         (status = 200, description = "The event", body = ProcessedEvent),
         (status = 400, description = "The id is no UUID"),
+        (status = 401, description = "No valid access token"),
+        (status = 403, description = "Another user's event"),
         (status = 404, description = "Not recorded, or not yet"),
         (status = 503, description = "The database is away"),
     )
 )]
 pub(crate) async fn read_event(
     State(context): State<ServiceContext>,
+    caller: Caller,
     ApiPath(id): ApiPath<Uuid, 400>,
 ) -> Result<Json<ProcessedEvent>, ApiError> {
     match processed_events_repository::find(&context.store, id).await? {
-        Some(event) => Ok(Json(event)),
+        Some(event) => {
+            caller.check_owner(&event.user_id.to_string())?;
+            Ok(Json(event))
+        }
         None => Err(ApiError::not_found(
             "there is no event with this id, or it is not processed yet",
         )),

@@ -6,9 +6,11 @@ mod place_order;
 mod process_order;
 mod read_orders;
 
+use axum::extract::FromRef;
 use contracts::OrderCreated;
 use posthaste::Subscription;
 use posthaste::store::{Migration, Sql};
+use posthaste_host::auth::Guard;
 use posthaste_host::{ConfigError, Service, ServiceContext, ServiceParts, Settings};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -86,6 +88,12 @@ impl Queues {
 pub(crate) struct Orders {
     context: ServiceContext,
     queues: Queues,
+}
+
+impl FromRef<Orders> for Guard {
+    fn from_ref(orders: &Orders) -> Self {
+        orders.context.guard()
+    }
 }
 
 fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {

@@ -11,6 +11,7 @@ use posthaste::failure::chain;
 use posthaste::idempotency::StoredResponse;
 use posthaste::mediator::{self, Answer, Request};
 use posthaste::{Message, outbox};
+use posthaste_host::auth::Caller;
 use posthaste_host::http::{ApiError, ApiJsonRaw, FieldError, IdempotencyKey, Validate, idempotent};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -99,6 +100,8 @@ pub(crate) struct Placed {
     responses(
         (status = 202, description = "Taken", body = Placed, headers(("Location" = String, description = "Where the order will be"))),
         (status = 400, description = "The body is no valid JSON"),
+        (status = 401, description = "No valid access token"),
+        (status = 403, description = "An order of another user"),
         (status = 409, description = "The first request with this key is still running, or the key or orderId is another order's"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is no JSON"),
@@ -108,10 +111,19 @@ pub(crate) struct Placed {
 )]
 pub(crate) async fn place_order(
     State(orders): State<Orders>,
+    caller: Caller,
     key: Option<IdempotencyKey>,
     ApiJsonRaw(order, bytes): ApiJsonRaw<NewOrder>,
 ) -> Result<Response, ApiError> {
-    mediator::send(&orders, PlaceOrder { order, key, bytes }).await
+    caller.check_owner(&order.user_id)?;
+    let scope = caller.key_scope("orders POST /api/v1/orders");
+    let command = PlaceOrder {
+        order,
+        key,
+        bytes,
+        scope,
+    };
+    mediator::send(&orders, command).await
 }
 
 /// The command.
@@ -120,6 +132,8 @@ struct PlaceOrder {
     key: Option<IdempotencyKey>,
     /// The body that the key belongs to.
     bytes: Bytes,
+    /// Among whose keys the key is looked for.
+    scope: String,
 }
 
 impl Request for PlaceOrder {
@@ -129,7 +143,13 @@ impl Request for PlaceOrder {
 }
 
 impl Answer<PlaceOrder> for Orders {
-    async fn answer(&self, PlaceOrder { order, key, bytes }: PlaceOrder) -> Result<Response, ApiError> {
+    async fn answer(&self, command: PlaceOrder) -> Result<Response, ApiError> {
+        let PlaceOrder {
+            order,
+            key,
+            bytes,
+            scope,
+        } = command;
         let key = one_key(key, order.idempotency_key.clone())?;
         let event = event(order, &key)?;
         let mut message = Message::of(&event)?;
@@ -145,8 +165,7 @@ impl Answer<PlaceOrder> for Orders {
             idempotency_key: event.idempotency_key,
         };
         let service = self.context.name;
-        let scope = "orders POST /api/v1/orders";
-        let taken = idempotent(&self.context.store, scope, Some(&key), &bytes, |tx| {
+        let taken = idempotent(&self.context.store, &scope, Some(&key), &bytes, |tx| {
             Box::pin(async move {
                 let known = orders_repository::known(tx, &new).await?;
                 if let Some(why) = refusal(&new, &known) {

@@ -6,6 +6,7 @@ use contracts::OrderCreated;
 use posthaste::StoreError;
 use posthaste::mediator::{self, Answer, Request};
 use posthaste_host::KeysetCursor;
+use posthaste_host::auth::Caller;
 use posthaste_host::http::{ApiError, ApiPath, ApiQuery, FieldError, Validate};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -61,7 +62,7 @@ pub(crate) struct OrdersPage {
     next_cursor: Option<String>,
 }
 
-/// Lists processed orders, newest first.
+/// Lists processed orders, newest first; where tokens are asked for, a user's own.
 #[utoipa::path(
     get,
     path = "/api/v1/orders",
@@ -69,14 +70,21 @@ pub(crate) struct OrdersPage {
     params(OrdersQuery),
     responses(
         (status = 200, description = "A page of orders", body = OrdersPage),
+        (status = 401, description = "No valid access token"),
+        (status = 403, description = "Another user's orders were asked for"),
         (status = 422, description = "A parameter is invalid"),
         (status = 503, description = "The database is away"),
     )
 )]
 pub(crate) async fn list_orders(
     State(orders): State<Orders>,
-    ApiQuery(query): ApiQuery<OrdersQuery>,
+    caller: Caller,
+    ApiQuery(mut query): ApiQuery<OrdersQuery>,
 ) -> Result<Json<OrdersPage>, ApiError> {
+    match &query.user_id {
+        Some(user_id) => caller.check_owner(user_id)?,
+        None => query.user_id = caller.confined_to().map(|user_id| user_id.to_string()),
+    }
     Ok(Json(mediator::send(&orders, ListOrders(query)).await?))
 }
 
@@ -88,6 +96,8 @@ pub(crate) async fn list_orders(
     params(("order_id" = String, Path, description = "The order's id")),
     responses(
         (status = 200, description = "The order", body = Order),
+        (status = 401, description = "No valid access token"),
+        (status = 403, description = "Another user's order"),
         (status = 404, description = "Not processed yet, refused, or never placed"),
         (status = 422, description = "The id has control characters"),
         (status = 503, description = "The database is away"),
@@ -95,10 +105,14 @@ pub(crate) async fn list_orders(
 )]
 pub(crate) async fn read_order(
     State(orders): State<Orders>,
+    caller: Caller,
     ApiPath(order_id): ApiPath<String>,
 ) -> Result<Json<Order>, ApiError> {
     match mediator::send(&orders, GetOrder(order_id)).await? {
-        Some(order) => Ok(Json(order)),
+        Some(order) => {
+            caller.check_owner(&order.user_id)?;
+            Ok(Json(order))
+        }
         None => Err(ApiError::not_found(
             "There is no order with this id, or it is not processed yet.",
         )),

@@ -1,6 +1,5 @@
 //! The guard in front of routes, and whom it lets in.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::{FromRef, FromRequestParts};
@@ -22,7 +21,6 @@ pub struct Guard(Arc<Inner>);
 struct Inner {
     auth: Auth,
     verifier: OnceLock<Verifier>,
-    asked_for: AtomicBool,
 }
 
 impl Guard {
@@ -31,14 +29,7 @@ impl Guard {
         Self(Arc::new(Inner {
             auth,
             verifier: OnceLock::new(),
-            asked_for: AtomicBool::new(false),
         }))
-    }
-
-    /// Notes that a service has routes behind it.
-    pub(crate) fn ask_for(&self) -> Self {
-        self.0.asked_for.store(true, Ordering::Release);
-        self.clone()
     }
 
     /// From now on `verifier` says which tokens are good; the first one stays.
@@ -48,7 +39,7 @@ impl Guard {
 
     /// Whether tokens will come that it could not tell good from bad.
     pub(crate) fn needs_verifier(&self) -> bool {
-        self.0.auth == Auth::Enforced && self.0.asked_for.load(Ordering::Acquire) && self.0.verifier.get().is_none()
+        self.0.auth == Auth::Enforced && self.0.verifier.get().is_none()
     }
 
     /// Whether everybody may do what administrators may.
@@ -78,11 +69,15 @@ impl Guard {
         self.visitor(headers).await?.ok_or_else(|| unauthorized("Bearer"))
     }
 
-    async fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    /// Whose request it is; the gate has asked already unless the route is open or stands alone.
+    pub(super) async fn caller(&self, parts: &Parts) -> Result<Caller, ApiError> {
+        if let Some(known) = parts.extensions.get::<Caller>() {
+            return Ok(known.clone());
+        }
         if self.is_open() {
             return Ok(Caller::Anybody);
         }
-        self.signed_in(headers).await.map(Caller::User)
+        self.signed_in(&parts.headers).await.map(Caller::User)
     }
 }
 
@@ -92,6 +87,13 @@ fn unauthorized(challenge: &'static str) -> ApiError {
     ApiError::of(StatusCode::UNAUTHORIZED)
         .detail("This needs a valid access token.")
         .header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+}
+
+pub(super) fn forbidden(detail: &'static str) -> ApiError {
+    let challenge = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
+    ApiError::of(StatusCode::FORBIDDEN)
+        .detail(detail)
+        .header(WWW_AUTHENTICATE, challenge)
 }
 
 /// Who calls: anybody where the guard is open, else the user whose token came along (401 without).
@@ -125,6 +127,32 @@ impl Caller {
     pub fn may_see(&self, owner: Uuid) -> bool {
         self.is_admin() || self.user_id() == Some(owner)
     }
+
+    /// The user to whose rows it is confined; `None` for those who may reach everybody's.
+    pub fn confined_to(&self) -> Option<Uuid> {
+        if self.is_admin() { None } else { self.user_id() }
+    }
+
+    /// Whether it may send or read what is `owner`'s, as a contract names users.
+    ///
+    /// # Errors
+    /// 403 for a person and the rows of another one.
+    pub fn check_owner(&self, owner: &str) -> Result<(), ApiError> {
+        match self.confined_to() {
+            Some(user_id) if user_id.to_string() != owner => {
+                Err(forbidden("A user sends and reads only what is their own."))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `scope` of an idempotency key, for this caller alone: a person's keys are no other person's.
+    pub fn key_scope(&self, scope: &str) -> String {
+        match self.user_id() {
+            Some(user_id) => format!("{scope} {user_id}"),
+            None => scope.to_owned(),
+        }
+    }
 }
 
 /// An administrator, or anybody where the guard is open; 403 for other users.
@@ -146,7 +174,7 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        Guard::from_ref(state).caller(&parts.headers).await
+        Guard::from_ref(state).caller(parts).await
     }
 }
 
@@ -157,14 +185,11 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let caller = Guard::from_ref(state).caller(&parts.headers).await?;
+        let caller = Guard::from_ref(state).caller(parts).await?;
         if caller.is_admin() {
             return Ok(Self(caller));
         }
-        let challenge = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
-        Err(ApiError::of(StatusCode::FORBIDDEN)
-            .detail("This is for administrators.")
-            .header(WWW_AUTHENTICATE, challenge))
+        Err(forbidden("This is for administrators."))
     }
 }
 
@@ -175,6 +200,9 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        if let Some(Caller::User(known)) = parts.extensions.get::<Caller>() {
+            return Ok(Self(known.clone()));
+        }
         Guard::from_ref(state).signed_in(&parts.headers).await.map(Self)
     }
 }

@@ -1,10 +1,12 @@
 //! Who calls: bearer tokens, the guard in front of routes, and how a token is found to be good.
 //!
-//! A service takes [`Guard`] from its context into its router's state and names in each handler whom it answers:
-//! [`Caller`], [`Admin`], [`SignedIn`] or [`Visitor`]. The accounts service knows which tokens are good
-//! ([`Verifier`]); a process without it asks over HTTP.
+//! A [`Gate`] stands in front of all routes of a process: what a service does not declare open
+//! ([`ServiceParts::open`](crate::ServiceParts)) needs a token. A service takes [`Guard`] from its context into its
+//! router's state and names in each handler whom it answers: [`Caller`], [`Admin`], [`SignedIn`] or [`Visitor`]. The
+//! accounts service knows which tokens are good ([`Verifier`]); a process without it asks over HTTP.
 
 mod ask_accounts;
+mod gate;
 mod guard;
 mod read_bearer;
 mod verifier;
@@ -15,6 +17,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub(crate) use ask_accounts::accounts_over_http;
+pub(crate) use gate::pass_gate;
+pub use gate::{Gate, OpenRoute};
 pub use guard::{Admin, Caller, Guard, SignedIn, Visitor};
 pub use verifier::{Verifier, Verifying};
 pub use verify_token::{AccessClaims, Forged, TokenHeader, TokenRules, UnverifiedToken, decode_part, encode_part};

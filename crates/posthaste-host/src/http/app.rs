@@ -5,30 +5,46 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::extract::Request;
+use axum::middleware::from_fn_with_state;
 use http::uri::PathAndQuery;
-use http::{StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use tower::Service;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::describe_api::describe;
-use super::pages::pages;
+use super::pages::{OPEN_PAGES, pages};
 use super::problem::ApiError;
 use super::request_context::RequestContext;
+use crate::auth::{Gate, pass_gate};
 
 /// Puts together the services' `routes`, the `system` routes (`/health` and its like) and the pages for people.
 ///
 /// Every path works with and without a slash at its end. What no route knows is a 404, another method a 405 with
 /// `Allow`, both as problems. `title` names the process in `/` and its API document; `license` is an SPDX expression
-/// for the API.
-pub fn app(title: &str, version: &str, license: Option<&str>, routes: OpenApiRouter, system: Router) -> Router {
+/// for the API. `gate` stands in front of all but the pages: what it does not let through is a 401 or 403 before it is
+/// a 404.
+pub fn app(
+    title: &str,
+    version: &str,
+    license: Option<&str>,
+    routes: OpenApiRouter,
+    system: Router,
+    mut gate: Gate,
+) -> Router {
     let (routes, document) = routes.split_for_parts();
     let openapi = describe(title, version, license, document);
     let inner = routes
         .merge(system)
         .merge(pages(title, version, openapi))
         .method_not_allowed_fallback(async || ApiError::of(StatusCode::METHOD_NOT_ALLOWED))
-        .fallback(async || ApiError::not_found("There is nothing at this path."))
-        .layer(RequestContext::new());
+        .fallback(async || ApiError::not_found("There is nothing at this path."));
+    let inner = if gate.is_open() {
+        inner
+    } else {
+        gate.declare_open(OPEN_PAGES.map(|path| (Method::GET, path)));
+        inner.layer(from_fn_with_state(gate, pass_gate))
+    };
+    let inner = inner.layer(RequestContext::new());
     inner.clone().fallback_service(OtherSlash { inner })
 }
 

@@ -56,6 +56,20 @@ const response = await fetch(at);
 init(place(await response.json()), { disableTelemetry: true }, document.getElementById('api'));
 ";
 
+/// All of it, for everybody.
+pub(super) const OPEN_PAGES: [&str; 10] = [
+    "/",
+    "/docs",
+    "/docs/assets/start.js",
+    "/docs/assets/swagger-ui-bundle.js",
+    "/docs/assets/swagger-ui.css",
+    "/docs/assets/favicon-32x32.png",
+    "/redoc",
+    "/redoc/assets/start.js",
+    "/redoc/assets/redoc.standalone.js",
+    "/openapi.json",
+];
+
 /// A file of a viewer, compressed when it was added to the repository.
 struct Asset {
     path: &'static str,

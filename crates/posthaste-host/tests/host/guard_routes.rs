@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use axum::extract::{FromRef, Path};
+use http::Method;
 use posthaste_host::auth::{Admin, Caller, Guard, Principal, Refusal, Role, SignedIn, Verifier, Visitor};
 use posthaste_host::http::ApiError;
 use posthaste_host::{
@@ -19,6 +20,12 @@ const BOB: Uuid = Uuid::from_u128(2);
 
 #[derive(Clone)]
 struct State(Guard);
+
+/// A route of somebody who has never heard of guards.
+#[utoipa::path(get, path = "/careless", responses((status = 200, description = "Everything")))]
+async fn careless() -> &'static str {
+    "everything"
+}
 
 impl FromRef<State> for Guard {
     fn from_ref(state: &State) -> Self {
@@ -56,6 +63,7 @@ fn doors(cx: &ServiceContext) -> OpenApiRouter {
         .routes(routes!(of))
         .routes(routes!(me))
         .routes(routes!(visit))
+        .routes(routes!(careless))
         .with_state(State(cx.guard()))
 }
 
@@ -70,7 +78,7 @@ fn principal(user_id: Uuid, role: Role) -> Principal {
 }
 
 fn build(cx: &ServiceContext) -> Result<ServiceParts, ConfigError> {
-    let mut parts = ServiceParts::new(doors(cx), []);
+    let mut parts = ServiceParts::new(doors(cx), []).open([(Method::GET, "/visit")]);
     parts.verifier = Some(Verifier::new(async |token| match token.as_str() {
         "ann" => Ok(principal(ANN, Role::Admin)),
         "bob" => Ok(principal(BOB, Role::User)),
@@ -193,6 +201,72 @@ async fn roles_and_owners_are_told_apart() -> Result<()> {
         get(&host, "/visit", &[("authorization", "Bearer eve")]).await?.0 == 401,
         "a bad token is no visitor"
     );
+    host.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_declared_open_needs_a_token_before_it_is_found_or_not() -> Result<()> {
+    let (_folder, host) = start(KNOWING, &[("POSTHASTE_AUTH", "enforced")]).await?;
+    let host = host?;
+    let (ann, bob) = (("authorization", "Bearer ann"), ("authorization", "Bearer bob"));
+    for (path, to_users) in [
+        ("/careless", 200),
+        ("/careless/", 200),
+        ("/nothing", 404),
+        ("/nothing/", 404),
+        ("/Livez", 404),
+        ("//livez", 404),
+        ("/livez/x", 404),
+        ("/%6Civez", 404),
+        ("/metrics", 403),
+        ("/metrics/", 403),
+    ] {
+        for (headers, status) in [
+            (&[][..], 401),
+            (&[("authorization", "Bearer eve")], 401),
+            (&[("authorization", "Bearer later")], 503),
+            (&[bob], to_users),
+        ] {
+            let (answered, _, body) = get(&host, path, headers).await?;
+            ensure!(answered == status, "{path} {headers:?}: {answered} {body}");
+            ensure!(status == 200 || !body.contains("everything"), "{path}: {body}");
+        }
+    }
+    ensure!(get(&host, "/metrics", &[ann]).await?.0 == 200, "an administrator");
+    for open in [
+        "/",
+        "/livez",
+        "/livez/",
+        "/readyz",
+        "/health",
+        "/docs",
+        "/docs/assets/start.js",
+        "/docs/assets/swagger-ui-bundle.js",
+        "/docs/assets/swagger-ui.css",
+        "/docs/assets/favicon-32x32.png",
+        "/redoc",
+        "/redoc/assets/start.js",
+        "/redoc/assets/redoc.standalone.js",
+        "/openapi.json",
+        "/openapi.json/",
+        "/visit",
+    ] {
+        ensure!(get(&host, open, &[]).await?.0 == 200, "{open}");
+    }
+    // A door that is open to one method is not open to another.
+    let client = reqwest::Client::builder().timeout(LIMIT).build()?;
+    for (method, path, status) in [
+        (reqwest::Method::HEAD, "/visit", 200),
+        (reqwest::Method::HEAD, "/careless", 401),
+        (reqwest::Method::POST, "/visit", 401),
+        (reqwest::Method::DELETE, "/livez", 401),
+        (reqwest::Method::OPTIONS, "/careless", 401),
+    ] {
+        let url = format!("http://{}{path}", host.addr);
+        let answered = client.request(method.clone(), url).send().await?.status().as_u16();
+        ensure!(answered == status, "{method} {path}: {answered}");
+    }
     host.stop().await;
     Ok(())
 }

@@ -63,13 +63,11 @@ async fn an_open_process_on_loopback_answers_under_its_own_names_only() -> Resul
 
 #[tokio::test]
 async fn where_others_can_reach_it_or_tokens_are_asked_for_any_name_will_do() -> Result<()> {
-    for (bind, auth) in [("0.0.0.0", "open"), ("127.0.0.1", "enforced")] {
-        let (_folder, host) = start(bind, &[("POSTHASTE_AUTH", auth)]).await?;
-        assert_eq!(
-            get(&host, "/secrets", "orders.internal:8000").await?.0,
-            200,
-            "{bind} {auth}"
-        );
+    let accounts = ("ACCOUNTS_URL", "http://127.0.0.1:9");
+    for (bind, auth, status) in [("0.0.0.0", "open", 200), ("127.0.0.1", "enforced", 401)] {
+        let (_folder, host) = start(bind, &[("POSTHASTE_AUTH", auth), accounts]).await?;
+        let answer = get(&host, "/secrets", "orders.internal:8000").await?;
+        assert_eq!(answer.0, status, "{bind} {auth}");
         host.stop().await;
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use posthaste_host::auth::Gate;
 use posthaste_host::http::{
     ApiError, ApiJson, ApiPath, ApiQuery, BodyLimit, FieldError, Limits, Validate, app, serve_with,
 };
@@ -146,7 +147,7 @@ pub async fn start(limits: Limits) -> Server {
     let system = Router::new()
         .route("/health", get(async || "ok"))
         .route("/foreign", get(async |_: axum::extract::Query<u8>| "never"));
-    let router = app("tests", "1.2.3", Some("MIT OR Apache-2.0"), routes, system);
+    let router = app("tests", "1.2.3", Some("MIT OR Apache-2.0"), routes, system, Gate::open());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();

@@ -6,6 +6,7 @@ use axum::response::Response;
 use axum::routing::post;
 use posthaste::idempotency::StoredResponse;
 use posthaste::{CORE_MIGRATIONS, Store, StoreOptions};
+use posthaste_host::auth::Gate;
 use posthaste_host::http::{ApiError, ApiJsonRaw, IdempotencyKey, Limits, app, idempotent, serve_with};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -70,7 +71,7 @@ async fn a_repeat_gets_the_first_answer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let router = app("tests", "1", None, OpenApiRouter::new(), system);
+    let router = app("tests", "1", None, OpenApiRouter::new(), system, Gate::open());
     let ended = tokio::spawn(serve_with(listener, router, stop.clone(), DEADLINE, Limits::default()));
     let server = Server { address, stop, ended };
 
