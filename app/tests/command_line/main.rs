@@ -11,6 +11,7 @@ mod program;
 mod serve_and_stop;
 mod show_config;
 mod trace_calls;
+mod use_api_keys;
 
 use anyhow::{Result, ensure};
 use program::Program;

@@ -1,5 +1,6 @@
 //! `serve`: banner, health check, signals.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -26,6 +27,16 @@ async fn banner(lines: &mut tokio::io::Lines<BufReader<ChildStderr>>) -> Result<
 fn value(banner: &[String], name: &str) -> Result<String> {
     let line = banner.iter().find_map(|line| line.strip_prefix(name));
     Ok(line.with_context(|| format!("{name} in {banner:?}"))?.trim().to_owned())
+}
+
+/// The first words of the lines of the banner of a program that was just started, and the rest of each.
+pub async fn banner_of(child: &mut Child) -> Result<HashMap<String, String>> {
+    let mut lines = BufReader::new(child.stderr.take().context("stderr")?).lines();
+    let banner = banner(&mut lines).await?;
+    let pairs = banner.iter().filter_map(|line| line.split_once(' '));
+    Ok(pairs
+        .map(|(name, rest)| (name.to_owned(), rest.trim().to_owned()))
+        .collect())
 }
 
 /// Where a program that was just started answers, once it does.

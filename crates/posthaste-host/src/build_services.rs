@@ -1,6 +1,6 @@
 //! Makes services from their settings: for a start, or to find out what one would refuse.
 
-use crate::auth::accounts_over_http;
+use crate::auth::{Verifier, accounts_over_http};
 use crate::config::{Config, ConfigError, ConfigErrors};
 use crate::open_services::{OpenError, by_database, contexts, open};
 use crate::service::{Service, ServiceContext, ServiceParts};
@@ -33,7 +33,14 @@ pub(crate) fn build(
         && config.roles.api
         && context.guard.needs_verifier()
     {
-        context.guard.learn(accounts_over_http(&config.settings)?);
+        let verifier = accounts_over_http(&config.settings)?;
+        if verifier.is_none() && !context.is_rehearsal {
+            tracing::warn!(
+                "POSTHASTE_AUTH=enforced, and nothing here knows which access tokens are good: only API keys are let in. \
+                 Run the accounts service in this process, too, or set ACCOUNTS_URL to where it is (http://HOST:PORT)"
+            );
+        }
+        context.guard.learn(verifier.unwrap_or_else(Verifier::of_nobody));
     }
     Ok(built)
 }

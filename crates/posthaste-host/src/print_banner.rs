@@ -31,6 +31,7 @@ pub(crate) fn banner(host: &RunningHost, config: &Config, services: &[&str], too
         format!("  Docs       {base}/docs"),
     ];
     if config.on("METRICS_ENABLED") {
+        let base = host.ops_addr.map_or_else(|| base.clone(), base_url);
         lines.push(format!("  Metrics    {base}/metrics"));
     }
     lines.push(format!("  Health     {base}/health"));

@@ -1,7 +1,7 @@
 //! Runs services in one process: their databases and transports, their loops, one listener.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +61,14 @@ pub enum StartError {
     /// Metrics cannot be collected.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// The port for operators is of no use.
+    #[error("OPS_PORT={port} cannot be listened on: {source}")]
+    OpsPort {
+        /// Which.
+        port: u16,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The listener is of no use.
     #[error("the listener cannot be used: {0}")]
     Listen(#[from] std::io::Error),
@@ -96,6 +104,7 @@ impl Host {
         listener: TcpListener,
     ) -> Result<RunningHost, StartError> {
         let addr = listener.local_addr()?;
+        let ops = listen_for_operators(config).await?;
         let metrics = if config.on("METRICS_ENABLED") {
             Some(Metrics::install()?)
         } else {
@@ -105,23 +114,26 @@ impl Host {
         let contexts = open_services::contexts(services, &databases, config)?;
         let mut routes = OpenApiRouter::new();
         let mut checks = Vec::new();
+        let guard = contexts.first().map(ServiceContext::guard);
         let mut gate = Gate::new(
-            contexts
-                .first()
-                .map_or_else(|| Guard::new(config.auth), ServiceContext::guard),
+            guard.unwrap_or_else(|| Guard::new(config.auth)),
+            databases.iter().map(|database| database.store.clone()).collect(),
         );
         let mut loops: Vec<Vec<Loops>> = databases.iter().map(|_| Vec::new()).collect();
-        for (context, parts) in contexts.iter().zip(build(services, &contexts, config)?) {
+        let built = build(services, &contexts, config)?;
+        for ((service, context), parts) in services.iter().zip(&contexts).zip(built) {
             context.broker.learn(&parts.subscriptions);
             for warning in &parts.warnings {
                 tracing::warn!(service = context.name, "{warning}");
             }
+            let at = number(&databases, context.name);
             if config.roles.api {
-                routes = routes.merge(parts.routes);
                 checks.extend(parts.ready);
                 gate.declare_open(parts.open);
+                gate.declare_area(service.area, at, parts.routes.get_openapi().paths.paths.keys());
+                routes = routes.merge(parts.routes);
             }
-            loops[number(&databases, context.name)].push(Loops {
+            loops[at].push(Loops {
                 context: context.clone(),
                 subscriptions: parts.subscriptions,
             });
@@ -141,6 +153,7 @@ impl Host {
 
         let mut host = RunningHost {
             addr,
+            ops_addr: ops.as_ref().map(TcpListener::local_addr).transpose()?,
             databases: stores.iter().map(|store| store.display().to_owned()).collect(),
             transports,
             health: health.clone(),
@@ -165,8 +178,8 @@ impl Host {
         }
         let come_again = from_fn_with_state(health.clone(), await_schema::ask_to_come_again);
         // Not for the system routes: whoever looks after the process may have another name for it.
-        let own_host = from_fn_with_state(OwnNames::of(config, addr), check_host);
-        let system = system_routes::routes(System {
+        let own_host = from_fn_with_state(OwnNames::of(config), check_host);
+        let shared = System {
             service: title.clone(),
             version,
             health,
@@ -175,15 +188,38 @@ impl Host {
             stores,
             is_only_worker: config.roles.worker && !config.roles.api && !config.roles.relay,
             shows_causes: config.auth == Auth::Open,
-        });
+        };
+        let (mut system, metrics) = system_routes::routes(shared);
+        match (ops, metrics) {
+            // Only this machine reaches it, so it asks for no token; but a page may have given its name to this machine.
+            (Some(listener), Some(metrics)) => {
+                let own_host = from_fn_with_state(OwnNames::loopback(), check_host);
+                let router = http::bare_app(metrics.layer(own_host));
+                host.server
+                    .spawn(http::serve(listener, router, host.stop.clone(), DRAIN));
+            }
+            (_, metrics) => system = system.merge(metrics.unwrap_or_default()),
+        }
         gate.declare_open(system_routes::OPEN.map(|path| (Method::GET, path)));
-        gate.declare_staff(system_routes::METRICS);
+        gate.declare_staff("metrics", system_routes::METRICS);
         let routes = routes.layer(come_again).layer(own_host);
         let router = http::app(&title, version, license, routes, system, gate);
         host.server
             .spawn(http::serve(listener, router, host.stop.clone(), DRAIN));
         Ok(host)
     }
+}
+
+/// The listener of `OPS_PORT`, for this machine alone.
+async fn listen_for_operators(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let Some(port) = config.settings.get("OPS_PORT") else {
+        return Ok(None);
+    };
+    // Checked when the configuration was loaded.
+    let port = port.parse().unwrap_or(0);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
+    let listener = listener.map_err(|source| StartError::OpsPort { port, source })?;
+    Ok(Some(listener))
 }
 
 /// The loops of one service, not yet running.
@@ -212,6 +248,8 @@ type Engines = Arc<Mutex<Vec<Engine>>>;
 pub struct RunningHost {
     /// Where it answers.
     pub addr: SocketAddr,
+    /// Where it answers operators, if `OPS_PORT` says so.
+    pub ops_addr: Option<SocketAddr>,
     /// Its databases, passwords masked.
     pub databases: Vec<String>,
     /// Its transports: `sql`, `memory`.

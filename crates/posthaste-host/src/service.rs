@@ -19,6 +19,8 @@ pub struct Service {
     /// Its name: `orders`. Also the set name of its migrations and the prefix of its own keys
     /// (`ORDERS_DATABASE_URL`).
     pub name: &'static str,
+    /// What scopes of API keys call what it has: `events` for `events:read` and `events:write`.
+    pub area: &'static str,
     /// Its version, for answers and telemetry.
     pub version: &'static str,
     /// The license of its API, an SPDX expression, for the API's document.
@@ -39,6 +41,7 @@ impl Service {
     pub const fn new(name: &'static str, build: fn(&ServiceContext) -> Result<ServiceParts, ConfigError>) -> Self {
         Self {
             name,
+            area: name,
             version: "0.1.0",
             license: None,
             migrations: &[],

@@ -49,8 +49,8 @@ struct Shared {
     counted: Mutex<Option<Instant>>,
 }
 
-/// The routes.
-pub(crate) fn routes(system: System) -> Router {
+/// The routes, and `/metrics` by itself where there are any.
+pub(crate) fn routes(system: System) -> (Router, Option<Router>) {
     let has_metrics = system.metrics.is_some();
     let shared = Arc::new(Shared {
         backlog: Backlog::of(system.stores.clone()),
@@ -60,13 +60,10 @@ pub(crate) fn routes(system: System) -> Router {
     let router = Router::new()
         .route("/health", get(health))
         .route("/livez", get(alive))
-        .route("/readyz", get(ready));
-    let router = if has_metrics {
-        router.route(METRICS, get(metrics))
-    } else {
-        router
-    };
-    router.with_state(shared)
+        .route("/readyz", get(ready))
+        .with_state(shared.clone());
+    let apart = Router::new().route(METRICS, get(metrics)).with_state(shared);
+    (router, has_metrics.then_some(apart))
 }
 
 async fn health(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {

@@ -26,6 +26,7 @@
 //! let subscription = Subscription::new::<OrderPlaced, _>("ship", "orders", Ship);
 //! ```
 
+pub mod api_keys;
 pub mod backlog;
 pub mod broker;
 mod consumer;

@@ -30,4 +30,5 @@ pub const CORE_MIGRATIONS: &[Migration] = &[
     step!(4, "lengths of leases, readers of queues", "0004_leases"),
     step!(5, "operations", "0005_operations"),
     step!(6, "body hashes", "0006_body_hashes"),
+    step!(7, "api keys", "0007_api_keys"),
 ];

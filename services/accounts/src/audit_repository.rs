@@ -43,7 +43,11 @@ where
 
 /// How `caller` is named as an actor.
 pub(crate) fn actor(caller: &Caller) -> Option<String> {
-    Some(caller.user_id().map_or("anybody".to_owned(), |id| id.to_string()))
+    Some(match caller {
+        Caller::Anybody => "anybody".to_owned(),
+        Caller::User(principal) => principal.user_id.to_string(),
+        Caller::Key(holder) => format!("api key {}", holder.id),
+    })
 }
 
 /// Something that happened to an account.
@@ -51,7 +55,7 @@ pub(crate) fn actor(caller: &Caller) -> Option<String> {
 pub(crate) struct AuditEvent {
     /// What: `user.register`, `user.login`.
     pub action: &'static str,
-    /// Who did it: a user's id, `anonymous` without a token, `anybody` where none is asked for.
+    /// Who did it: a user's id, an API key's, `anonymous` without a token, `anybody` where none is asked for.
     pub actor: Option<String>,
     /// To whose account.
     pub user_id: Option<Uuid>,

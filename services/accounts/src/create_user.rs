@@ -142,10 +142,7 @@ impl Answer<CreateUser> for Accounts {
             let field = FieldError::new("/email", "email", rule);
             ApiError::validation(StatusCode::UNPROCESSABLE_ENTITY, vec![field])
         })?;
-        let scope = match caller.user_id() {
-            Some(id) => format!("{SCOPE} {id}"),
-            None => SCOPE.to_owned(),
-        };
+        let scope = caller.key_scope(SCOPE);
         let mut user = NewUser {
             id: self.sessions.secret.id_for_key(&scope, key.as_ref(), &email),
             email,

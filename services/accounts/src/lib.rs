@@ -68,6 +68,7 @@ pub fn service() -> Service {
     Service {
         version: env!("CARGO_PKG_VERSION"),
         license: Some(env!("CARGO_PKG_LICENSE")),
+        area: "users",
         migrations: MIGRATIONS,
         commands: &[
             ServiceCommand {

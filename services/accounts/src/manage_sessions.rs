@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::Accounts;
-use crate::audit_repository::{self, AuditEvent, Origin};
+use crate::audit_repository::{self, AuditEvent, Origin, actor};
 use crate::create_user::OneUser;
 use crate::log_out::event;
 use crate::read_users::{GetUserById, shown, unknown};
@@ -194,7 +194,7 @@ pub(crate) async fn end_sessions_of(
     sessions_repository::end_all(&tx, user_id, None, "admin", now()).await?;
     let event = AuditEvent {
         action: "user.sessions_ended",
-        actor: caller.user_id().map(|id| id.to_string()),
+        actor: actor(&caller),
         user_id: Some(user_id),
         origin,
         detail: None,

@@ -29,6 +29,7 @@ pub fn service() -> Service {
     Service {
         version: env!("CARGO_PKG_VERSION"),
         license: Some(env!("CARGO_PKG_LICENSE")),
+        area: "events",
         ..Service::new(NAME, build).with(MIGRATIONS)
     }
 }

@@ -27,25 +27,24 @@ const KEYS_FRESH: Duration = Duration::from_secs(300);
 /// … and how soon it is asked again for a key that was not among them.
 const KEYS_AGAIN: Duration = Duration::from_secs(2);
 
-/// The verifier that `ACCOUNTS_URL` names.
+/// The verifier that `ACCOUNTS_URL` names; `None` where it is not set.
 ///
 /// # Errors
-/// When nothing is named, or it cannot be used.
-pub(crate) fn accounts_over_http(settings: &Settings) -> Result<Verifier, ConfigError> {
+/// When it cannot be used.
+pub(crate) fn accounts_over_http(settings: &Settings) -> Result<Option<Verifier>, ConfigError> {
     let Some(url) = settings.get("ACCOUNTS_URL") else {
-        return Err(ConfigError::refused(
-            "POSTHASTE_AUTH=enforced, but nothing here knows which tokens are good: run the accounts service in this \
-             process too, or set ACCOUNTS_URL to where it answers (http://HOST:PORT), or, where only you can reach \
-             the listener, set POSTHASTE_AUTH=open",
-        ));
+        return Ok(None);
     };
     if !url.starts_with("http://") {
         return Err(ConfigError::refused(format!(
             "ACCOUNTS_URL={url}: write http://HOST:PORT; this build has no TLS towards the accounts service"
         )));
     }
+    // A token goes to this service and nowhere else: not after a redirect, not through a proxy of the environment.
     let client = Client::builder()
         .timeout(LIMIT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
         .build()
         .map_err(|error| ConfigError::refused(format!("ACCOUNTS_URL={url}: {error}")))?;
     let accounts = Arc::new(Accounts {
@@ -55,10 +54,10 @@ pub(crate) fn accounts_over_http(settings: &Settings) -> Result<Verifier, Config
         keys: AsyncMutex::new(Keys::default()),
         answers: Mutex::new(HashMap::new()),
     });
-    Ok(Verifier::new(move |token| {
+    Ok(Some(Verifier::new(move |token| {
         let accounts = accounts.clone();
         async move { accounts.verify(&token).await }
-    }))
+    })))
 }
 
 struct Accounts {

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use uuid::Uuid;
 
+use super::api_key::KeyHolder;
 use super::read_bearer::{Bearer, read_bearer};
 use super::{Principal, Refusal, Role, Verifier};
 use crate::config::Auth;
@@ -58,11 +59,7 @@ impl Guard {
             Some(verifier) => verifier.verify(token).await,
             None => Err(Refusal::Unavailable),
         };
-        match verified {
-            Ok(principal) => Ok(Some(principal)),
-            Err(Refusal::Invalid) => Err(unauthorized(INVALID_TOKEN)),
-            Err(Refusal::Unavailable) => Err(ApiError::unavailable("Tokens cannot be checked now.")),
-        }
+        verified.map(Some).map_err(refused)
     }
 
     async fn signed_in(&self, headers: &HeaderMap) -> Result<Principal, ApiError> {
@@ -89,6 +86,13 @@ fn unauthorized(challenge: &'static str) -> ApiError {
         .header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
+pub(super) fn refused(refusal: Refusal) -> ApiError {
+    match refusal {
+        Refusal::Invalid => unauthorized(INVALID_TOKEN),
+        Refusal::Unavailable => ApiError::unavailable("Tokens cannot be checked now."),
+    }
+}
+
 pub(super) fn forbidden(detail: &'static str) -> ApiError {
     let challenge = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
     ApiError::of(StatusCode::FORBIDDEN)
@@ -103,13 +107,15 @@ pub enum Caller {
     Anybody,
     /// A user.
     User(Principal),
+    /// A program with an API key whose scopes cover the route; there it may do what an administrator may.
+    Key(Arc<KeyHolder>),
 }
 
 impl Caller {
-    /// Whether it may do everything.
+    /// Whether it may do everything at this route.
     pub fn is_admin(&self) -> bool {
         match self {
-            Self::Anybody => true,
+            Self::Anybody | Self::Key(_) => true,
             Self::User(principal) => principal.role == Role::Admin,
         }
     }
@@ -117,7 +123,7 @@ impl Caller {
     /// The user, where there is one.
     pub fn user_id(&self) -> Option<Uuid> {
         match self {
-            Self::Anybody => None,
+            Self::Anybody | Self::Key(_) => None,
             Self::User(principal) => Some(principal.user_id),
         }
     }
@@ -146,11 +152,12 @@ impl Caller {
         }
     }
 
-    /// `scope` of an idempotency key, for this caller alone: a person's keys are no other person's.
+    /// `scope` of an idempotency key, for this caller alone: nobody's keys are another one's.
     pub fn key_scope(&self, scope: &str) -> String {
-        match self.user_id() {
-            Some(user_id) => format!("{scope} {user_id}"),
-            None => scope.to_owned(),
+        match self {
+            Self::Anybody => scope.to_owned(),
+            Self::User(principal) => format!("{scope} {}", principal.user_id),
+            Self::Key(holder) => format!("{scope} {}", holder.id),
         }
     }
 }
@@ -200,8 +207,10 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        if let Some(Caller::User(known)) = parts.extensions.get::<Caller>() {
-            return Ok(Self(known.clone()));
+        match parts.extensions.get::<Caller>() {
+            Some(Caller::User(known)) => return Ok(Self(known.clone())),
+            Some(Caller::Key(_)) => return Err(forbidden("This is about a user; an API key is none.")),
+            Some(Caller::Anybody) | None => {}
         }
         Guard::from_ref(state).signed_in(&parts.headers).await.map(Self)
     }
@@ -215,6 +224,9 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let guard = Guard::from_ref(state);
+        if let Some(known) = parts.extensions.get::<Caller>() {
+            return Ok(Self(Some(known.clone())));
+        }
         if guard.is_open() {
             return Ok(Self(Some(Caller::Anybody)));
         }

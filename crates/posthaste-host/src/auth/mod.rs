@@ -3,8 +3,10 @@
 //! A [`Gate`] stands in front of all routes of a process: what a service does not declare open
 //! ([`ServiceParts::open`](crate::ServiceParts)) needs a token. A service takes [`Guard`] from its context into its
 //! router's state and names in each handler whom it answers: [`Caller`], [`Admin`], [`SignedIn`] or [`Visitor`]. The
-//! accounts service knows which tokens are good ([`Verifier`]); a process without it asks over HTTP.
+//! accounts service knows which tokens are good ([`Verifier`]); a process without it asks over HTTP. API keys of
+//! programs are in the database of the service that they open.
 
+mod api_key;
 mod ask_accounts;
 mod gate;
 mod guard;
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use api_key::KeyHolder;
 pub(crate) use ask_accounts::accounts_over_http;
 pub(crate) use gate::pass_gate;
 pub use gate::{Gate, OpenRoute};

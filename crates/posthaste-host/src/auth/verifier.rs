@@ -22,6 +22,11 @@ impl Verifier {
         Self(Arc::new(move |token| Box::pin(verify(token))))
     }
 
+    /// One that knows no token: where nobody can be asked, none is good.
+    pub(crate) fn of_nobody() -> Self {
+        Self::new(async |_token| Err(Refusal::Invalid))
+    }
+
     /// Whose `token` is.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The command line of a program that runs services.
 
+mod api_keys;
 mod ask_person;
 mod check_health;
 mod dead_letters;
@@ -45,6 +46,8 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Messages that were given up: look, replay, discard
     DeadLetters(dead_letters::DeadLetters),
+    /// Keys of programs that call where tokens are asked for: make, list, revoke
+    ApiKeys(api_keys::ApiKeys),
     /// The effective configuration
     Config(show_config::ShowConfig),
     /// Ask the local process whether it is ready; exits 0 or 1
@@ -150,6 +153,7 @@ pub async fn run(services: &[Service]) -> ExitCode {
         Command::Serve(serve) => serve.run(services, started).await.map(|()| ExitCode::SUCCESS),
         Command::Migrate(migrate) => migrate.run(services).await.map(|()| ExitCode::SUCCESS),
         Command::DeadLetters(command) => command.run(services).await.map(|()| ExitCode::SUCCESS),
+        Command::ApiKeys(command) => command.run(services).await.map(|()| ExitCode::SUCCESS),
         Command::Config(command) => command.run(services),
         Command::Healthcheck(command) => command.run(services).await,
     })

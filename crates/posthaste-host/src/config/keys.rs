@@ -102,6 +102,18 @@ pub const KEYS: &[Key] = &[
         Kind::Address,
         "address of the one HTTP listener",
     ),
+    key(
+        "OPS_PORT",
+        None,
+        Kind::Port,
+        "port of a listener on 127.0.0.1 for /metrics, which is then on no other one and asks for no token",
+    ),
+    key(
+        "ALLOWED_HOSTS",
+        None,
+        Kind::Text,
+        "names under which a process answers that asks for no token, separated by commas, beside localhost and PUBLIC_URL",
+    ),
     secret(
         "DATABASE_URL",
         Some("sqlite:data/posthaste.db"),

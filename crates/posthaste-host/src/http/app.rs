@@ -48,6 +48,14 @@ pub fn app(
     inner.clone().fallback_service(OtherSlash { inner })
 }
 
+/// `routes` alone, without pages and without a gate.
+pub(crate) fn bare_app(routes: Router) -> Router {
+    routes
+        .method_not_allowed_fallback(async || ApiError::of(StatusCode::METHOD_NOT_ALLOWED))
+        .fallback(async || ApiError::not_found("There is nothing at this path."))
+        .layer(RequestContext::new())
+}
+
 /// Tries a path that no route knows once more with its last slash added or removed. Routes are declared either way,
 /// and a path that is known costs nothing.
 #[derive(Clone)]

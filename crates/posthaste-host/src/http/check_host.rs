@@ -1,7 +1,9 @@
-//! Whether a request names this machine. A page of anybody's can give its own name the address 127.0.0.1 (DNS rebinding)
-//! and then read from a service that lets everybody in, as a page of the same site; but its requests carry that name.
+//! Whether a request names this process. A page of anybody's can give its own name the address of this machine or network
+//! (DNS rebinding) and then read from a service that lets everybody in, as a page of the same site; but its requests
+//! carry that name.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -21,28 +23,49 @@ pub(crate) struct OwnNames(Names);
 #[derive(Clone, Debug)]
 enum Names {
     Any,
-    /// `localhost`, addresses of this machine alone, and the host of `PUBLIC_URL` in lower case.
-    Loopback(Option<Arc<str>>),
+    /// `localhost`, addresses of this machine alone, and these in lower case.
+    Known(Arc<BTreeSet<String>>),
 }
 
 impl OwnNames {
-    /// Any name but where everybody on this machine and nobody else is let in: a process without tokens at `address`,
-    /// which is only reachable from here.
-    pub fn of(config: &Config, address: SocketAddr) -> Self {
-        if config.auth != Auth::Open || !address.ip().is_loopback() {
+    /// Any name where tokens are asked for. Else, whatever the address: a container's is reachable from the machine it
+    /// runs on, and a machine's from the network that a browser is in.
+    pub fn of(config: &Config) -> Self {
+        if config.auth != Auth::Open {
             return Self(Names::Any);
         }
-        let public = config.settings.get("PUBLIC_URL").and_then(|url| url.parse().ok());
-        Self(Names::Loopback(public.as_ref().and_then(Uri::host).map(lower)))
+        let public = config
+            .settings
+            .get("PUBLIC_URL")
+            .and_then(|url| url.parse::<Uri>().ok());
+        let public = public.as_ref().and_then(Uri::host).map(str::to_ascii_lowercase);
+        let listed = config
+            .settings
+            .get("ALLOWED_HOSTS")
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        let listed = listed.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let bound = config.listen.ip();
+        // An address names nobody else's page.
+        let bound = (!bound.is_unspecified()).then(|| bound.to_string());
+        Self(Names::Known(Arc::new(
+            listed.map(str::to_owned).chain(public).chain(bound).collect(),
+        )))
+    }
+
+    /// The names of this machine alone.
+    pub fn loopback() -> Self {
+        Self(Names::Known(Arc::default()))
     }
 
     fn contain(&self, host: &str) -> bool {
-        let Names::Loopback(public) = &self.0 else {
+        let Names::Known(names) = &self.0 else {
             return true;
         };
-        let host = lower(host);
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        *host == *"localhost" || Some(&host) == public.as_ref() || address.is_ok_and(|address| address.is_loopback())
+        let host = host.to_ascii_lowercase();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let address = host.parse::<IpAddr>();
+        host == "localhost" || names.contains(host) || address.is_ok_and(|address| address.is_loopback())
     }
 
     /// A request has named the host in one place or two, or (HTTP/1.0, no browser) in none.
@@ -54,10 +77,6 @@ impl OwnNames {
     }
 }
 
-fn lower(host: &str) -> Arc<str> {
-    host.to_ascii_lowercase().into()
-}
-
 /// 421 for a request to another host.
 pub(crate) async fn check_host(State(names): State<OwnNames>, request: Request, next: Next) -> Response {
     if names.allow(&request) {
@@ -65,7 +84,7 @@ pub(crate) async fn check_host(State(names): State<OwnNames>, request: Request, 
     }
     tracing::debug!("a request to another host was refused");
     ApiError::of(StatusCode::MISDIRECTED_REQUEST)
-        .detail("This machine answers as localhost and 127.0.0.1; PUBLIC_URL adds a name.")
+        .detail("This process answers as localhost and 127.0.0.1; ALLOWED_HOSTS and PUBLIC_URL add names.")
         .into_response()
 }
 
@@ -85,7 +104,12 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_its_own() {
-        let names = OwnNames(Names::Loopback(Some("accounts.example".into())));
+        let known = |names: &[&str]| {
+            OwnNames(Names::Known(Arc::new(
+                names.iter().map(|&name| name.to_owned()).collect(),
+            )))
+        };
+        let names = known(&["accounts.example", "accounts-api", "10.1.2.3"]);
         for own in [
             "localhost",
             "LOCALHOST:8000",
@@ -95,6 +119,8 @@ mod tests {
             "[::1]:8000",
             "127.8.9.1",
             "Accounts.Example:443",
+            "accounts-api:8000",
+            "10.1.2.3:80",
         ] {
             assert!(allows(&names, "/a", Some(own.as_bytes())), "{own}");
         }
@@ -105,6 +131,7 @@ mod tests {
             "127.0.0.1.evil.example",
             "evil.example@localhost.x",
             "10.0.0.1",
+            "accounts-api.evil.example",
             "[::ffff:10.0.0.1]",
             "0.0.0.0",
             "",
@@ -116,6 +143,6 @@ mod tests {
         assert!(allows(&names, "/a", None));
         assert!(!allows(&names, "http://evil.example/a", Some(b"localhost")));
         assert!(allows(&OwnNames(Names::Any), "/a", Some(b"evil.example")));
-        assert!(!OwnNames(Names::Loopback(None)).contain("accounts.example"));
+        assert!(!OwnNames::loopback().contain("accounts.example"));
     }
 }

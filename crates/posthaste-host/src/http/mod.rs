@@ -24,6 +24,7 @@ mod strict_json;
 mod validate;
 
 pub use app::app;
+pub(crate) use app::bare_app;
 pub use body::{ApiJson, ApiJsonRaw};
 pub(crate) use check_host::{OwnNames, check_host};
 pub use client_address::{ClientAddress, TrustedProxies};

@@ -1,6 +1,6 @@
 //! The guard in front of routes, with three tokens that a verifier of the test's own knows.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use axum::extract::{FromRef, Path};
 use http::Method;
 use posthaste_host::auth::{Admin, Caller, Guard, Principal, Refusal, Role, SignedIn, Verifier, Visitor};
@@ -288,16 +288,25 @@ async fn open_lets_everybody_manage_but_knows_nobody() -> Result<()> {
 }
 
 #[tokio::test]
-async fn enforced_without_anybody_who_knows_tokens_does_not_start() -> Result<()> {
+async fn enforced_without_anybody_who_knows_tokens_lets_no_token_in() -> Result<()> {
     let (_folder, host) = start(ASKING, &[("POSTHASTE_AUTH", "enforced")]).await?;
-    let error = host.err().context("it started")?;
-    ensure!(
-        error.is_configuration() && error.to_string().contains("ACCOUNTS_URL"),
-        "{error}"
-    );
+    let host = host?;
+    for path in ["/admin", "/careless", "/me", "/metrics", "/nothing"] {
+        for headers in [
+            &[][..],
+            &[("authorization", "Bearer ann")],
+            &[("authorization", "Bearer ph_ann")],
+        ] {
+            ensure!(get(&host, path, headers).await?.0 == 401, "{path} {headers:?}");
+        }
+    }
+    host.stop().await;
     let https = [("POSTHASTE_AUTH", "enforced"), ("ACCOUNTS_URL", "https://127.0.0.1:9")];
     let (_folder, host) = start(ASKING, &https).await?;
-    ensure!(host.err().is_some_and(|error| error.to_string().contains("no TLS")));
+    ensure!(
+        host.err()
+            .is_some_and(|error| error.is_configuration() && error.to_string().contains("no TLS"))
+    );
 
     // The accounts service is away: nobody is let in, and nobody is called a forger.
     let away = [("POSTHASTE_AUTH", "enforced"), ("ACCOUNTS_URL", "http://127.0.0.1:9")];

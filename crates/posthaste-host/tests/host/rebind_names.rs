@@ -62,12 +62,42 @@ async fn an_open_process_on_loopback_answers_under_its_own_names_only() -> Resul
 }
 
 #[tokio::test]
-async fn where_others_can_reach_it_or_tokens_are_asked_for_any_name_will_do() -> Result<()> {
-    let accounts = ("ACCOUNTS_URL", "http://127.0.0.1:9");
-    for (bind, auth, status) in [("0.0.0.0", "open", 200), ("127.0.0.1", "enforced", 401)] {
-        let (_folder, host) = start(bind, &[("POSTHASTE_AUTH", auth), accounts]).await?;
-        let answer = get(&host, "/secrets", "orders.internal:8000").await?;
-        assert_eq!(answer.0, status, "{bind} {auth}");
+async fn an_open_process_that_others_can_reach_answers_under_the_names_that_it_is_told() -> Result<()> {
+    let open = ("POSTHASTE_AUTH", "open");
+    let hosts = ("ALLOWED_HOSTS", "orders-api, Orders.internal");
+    for (bind, settings) in [
+        ("0.0.0.0", &[open, hosts][..]),
+        ("0.0.0.0", &[open]),
+        ("127.0.0.1", &[open, hosts]),
+    ] {
+        let (_folder, host) = start(bind, settings).await?;
+        let told = settings.len() == 2;
+        for (name, own) in [
+            ("localhost:8001", true),
+            ("127.0.0.1", true),
+            ("orders-api:8000", told),
+            ("orders.internal", told),
+            ("evil.example", false),
+            ("orders-api.evil.example", false),
+            ("192.168.0.1", false),
+        ] {
+            let status = if own { 200 } else { 421 };
+            assert_eq!(
+                get(&host, "/secrets", name).await?.0,
+                status,
+                "{bind} {settings:?} {name}"
+            );
+        }
+        host.stop().await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_tokens_are_asked_for_any_name_will_do() -> Result<()> {
+    for bind in ["127.0.0.1", "0.0.0.0"] {
+        let (_folder, host) = start(bind, &[("POSTHASTE_AUTH", "enforced")]).await?;
+        assert_eq!(get(&host, "/secrets", "orders.internal:8000").await?.0, 401, "{bind}");
         host.stop().await;
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! between databases is in `postgres.rs`, `mysql.rs` and `sqlite.rs` and nowhere else.
 
 pub(crate) mod action_rows;
+pub(crate) mod api_key_rows;
 pub(crate) mod backlog_rows;
 pub(crate) mod dead_letter_rows;
 pub(crate) mod dead_outbox_rows;
