@@ -103,7 +103,9 @@ impl Gate {
     }
 
     fn rule(&mut self, path: &str) -> &mut Rule {
-        Arc::make_mut(&mut self.rules).entry(known_as(path).to_owned()).or_default()
+        Arc::make_mut(&mut self.rules)
+            .entry(known_as(path).to_owned())
+            .or_default()
     }
 
     /// Whether it lets everybody through.

@@ -147,7 +147,14 @@ pub async fn start(limits: Limits) -> Server {
     let system = Router::new()
         .route("/health", get(async || "ok"))
         .route("/foreign", get(async |_: axum::extract::Query<u8>| "never"));
-    let router = app("tests", "1.2.3", Some("MIT OR Apache-2.0"), routes, system, Gate::open());
+    let router = app(
+        "tests",
+        "1.2.3",
+        Some("MIT OR Apache-2.0"),
+        routes,
+        system,
+        Gate::open(),
+    );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();

@@ -353,7 +353,8 @@ pub(crate) async fn replay(tx: &mut Tx, keys: &Keys) -> Result<u64, StoreError> 
             tx.execute(sql, vec![headers.into(), subscription.as_str().into(), id])
                 .await?;
         }
-        let sql = format!("UPDATE inbox_messages SET status = 'retrying', attempts = 0, due_at = {{now}}, due_in = 0 {OF}");
+        let sql =
+            format!("UPDATE inbox_messages SET status = 'retrying', attempts = 0, due_at = {{now}}, due_in = 0 {OF}");
         count += tx.execute(&sql, values()).await?;
     }
     tx.wake_after_commit(Wake::PARKED);
