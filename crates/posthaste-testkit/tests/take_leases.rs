@@ -170,12 +170,12 @@ async fn living_owners_keep_their_leases(database: TestDatabase) -> Result<()> {
         (number(&store, members, vec![]).await.ok()? == 2).then_some(())
     })
     .await?;
-    // Its heartbeat has looked at them.
+    // Its heartbeat is over then.
+    second.stop(LIMIT).await;
     ensure!(
         number(&store, held, vec![]).await? == 16,
         "they were taken from a living owner"
     );
-    second.stop(LIMIT).await;
     first.stop(LIMIT).await;
     store.close().await;
     other.close().await;

@@ -39,6 +39,10 @@ const GAUGES: &[(&str, &str)] = &[
         metric::CONSUMER_LAG,
         "Records of a Kafka partition that are not done yet.",
     ),
+    (
+        metric::CONSUMER_READING,
+        "Whether a subscription of this process reads.",
+    ),
     (metric::POOL_COUNT, "Pooled connections to a database, by state."),
     (metric::POOL_MAX, "Most connections to a database that a pool opens."),
     (metric::DB_UP, "Whether the database answered the last check."),
