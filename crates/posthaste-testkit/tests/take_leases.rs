@@ -43,7 +43,8 @@ struct AskLimit;
 
 impl Handle<Note> for AskLimit {
     async fn handle(&self, _note: Note, cx: &mut Cx<'_>) -> Handled {
-        let rows = cx.tx().query(limit_of(cx.tx().dialect()), vec![]).await?;
+        let ask = limit_of(cx.tx().dialect());
+        let rows = cx.tx().query(ask, vec![]).await?;
         let limit: String = rows.first().map_or(Ok(String::new()), |row| row.get("idle"))?;
         let sql = "INSERT INTO notes (body) VALUES ($1)";
         cx.tx().execute(sql, vec![limit.into()]).await?;

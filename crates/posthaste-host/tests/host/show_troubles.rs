@@ -40,7 +40,11 @@ async fn health(host: &RunningHost, name: &str, there: bool) -> Result<Value> {
 async fn rows_that_no_process_takes(database: TestDatabase) -> Result<()> {
     let url = [("DATABASE_URL", database.url())];
     let api = start(&with(&url, RoleSet { api: true, ..NOTHING })?).await?;
-    let enforced = [url[0], ("POSTHASTE_AUTH", "enforced")];
+    let enforced = [
+        url[0],
+        ("POSTHASTE_AUTH", "enforced"),
+        ("ACCOUNTS_URL", "http://127.0.0.1:9"),
+    ];
     let other = start(&with(&enforced, RoleSet { api: true, ..NOTHING })?).await?;
     for n in 0..3 {
         let (status, _, body) = send(&api, Method::POST, &format!("/book/{n}")).await?;
