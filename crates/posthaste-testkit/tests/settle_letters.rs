@@ -1,14 +1,20 @@
 //! Dead letters in numbers: found by index, listed and settled in pages, with a record of each action.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use posthaste::dead_letter::{self, Act, Operator, Place, Selection};
+use posthaste::dead_letter::{self, Act, Operator, Owner, Place, Selection};
 use posthaste::store::Dialect;
-use posthaste::{CORE_MIGRATIONS, MessageId, Store, StoreOptions};
-use posthaste_testkit::TestDatabase;
+use posthaste::telemetry::metric;
+use posthaste::{
+    Broker, CORE_MIGRATIONS, Engine, EngineConfig, MessageId, Roles, Store, StoreOptions, Tuning, backlog,
+};
+use posthaste_testkit::{TestDatabase, wait_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// So many dead letters, of two subscriptions, and twice as many marks.
 const DEAD: u64 = 3000;
@@ -250,6 +256,174 @@ async fn no_page_without_its_record(database: TestDatabase) -> Result<()> {
     database.finish().await
 }
 
+/// Puts `count` rows that can never be sent into the outbox of `service`, and `pending` that wait.
+async fn add_unsent(store: &Store, service: &str, count: i64, pending: i64) -> Result<()> {
+    let dialect = store.dialect();
+    let tx = store.begin().await?;
+    for n in 0..count + pending {
+        let status = if n < count { "dead" } else { "pending" };
+        let sql = "INSERT INTO outbox_messages (event_id, service, topic, event_type, partition_no, headers, body, status, error, failed_at) \
+            VALUES ($1, $2, 'huge', 'a', 0, '{}', $3, $4, 'too large', CASE WHEN $5 = 1 THEN {now} END)";
+        let values = vec![
+            dialect.uuid(Uuid::now_v7()),
+            service.into(),
+            vec![1u8].into(),
+            status.into(),
+            i32::from(n < count).into(),
+        ];
+        tx.execute(sql, values).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn what_could_not_be_sent_is_treated_alike(database: TestDatabase) -> Result<()> {
+    let store = filled(&database).await?;
+    add_unsent(&store, "shop", 600, 0).await?;
+    add_unsent(&store, "other", 1, 0).await?;
+    let listed = dead_letter::page(&store, &Selection::default(), None, 700).await?;
+    ensure!(
+        matches!(&listed[0].owner, Owner::Outbox(service) if service == "other"),
+        "{:?}",
+        listed[0]
+    );
+    ensure!(
+        matches!(&listed[601].owner, Owner::Subscription(_)),
+        "{:?}",
+        listed[601]
+    );
+    let shop = Selection {
+        subscriptions: Some(Vec::new()),
+        outboxes: Some(vec!["shop".to_owned()]),
+        ids: Vec::new(),
+    };
+    ensure!(dead_letter::count(&store, &shop).await? == 600);
+    let one = Selection {
+        ids: vec![listed[1].id],
+        ..Selection::default()
+    };
+    ensure!(dead_letter::list_unsent(&store, &one, 10).await?[0].error == "too large");
+    ensure!(dead_letter::discard(&store, &one).await? == 1, "not found by its id");
+    ensure!(
+        dead_letter::replay(&store, &shop).await? == 599,
+        "not all of the shop's"
+    );
+    let sql = "SELECT service, status, COUNT(*) AS number FROM outbox_messages GROUP BY service, status ORDER BY service, status";
+    let rows = store.query(sql, vec![]).await?;
+    let left: Vec<(String, String, i64)> = rows
+        .iter()
+        .map(|row| Ok((row.get("service")?, row.get("status")?, row.get("number")?)))
+        .collect::<Result<_>>()?;
+    let expected = [("other", "dead", 1), ("shop", "pending", 599)].map(|(a, b, n)| (a.to_owned(), b.to_owned(), n));
+    ensure!(left == expected, "{left:?}");
+    ensure!(dead_letter::count(&store, &Selection::default()).await? == DEAD + 1);
+    store.close().await;
+    database.finish().await
+}
+
+/// Each figure has a bound of its own.
+async fn counting_for_metrics_is_bounded(database: TestDatabase) -> Result<()> {
+    let store = filled(&database).await?;
+    add_unsent(&store, "shop", 0, 30).await?;
+    add_unsent(&store, "attic", 0, 7).await?;
+    for (topic, rows) in [("full", 25), ("nearly", 3)] {
+        for _ in 0..rows {
+            let sql = "INSERT INTO queue_messages (topic, partition_no, body) VALUES ($1, 0, $2)";
+            store.execute(sql, vec![topic.into(), vec![1u8].into()]).await?;
+        }
+    }
+    let figures = backlog::count_up_to(&store, 20).await?;
+    let of = |gauge: &'static str, name: &str| figures.get(&(gauge, name.to_owned())).copied();
+    ensure!(of(metric::OUTBOX_PENDING, "shop") == Some(20.0), "{figures:?}");
+    ensure!(of(metric::OUTBOX_PENDING, "attic") == Some(7.0), "{figures:?}");
+    ensure!(of(metric::QUEUE_DEPTH, "full") == Some(20.0), "{figures:?}");
+    ensure!(of(metric::QUEUE_DEPTH, "nearly") == Some(3.0), "{figures:?}");
+    ensure!(of(metric::DEAD_LETTERS, "t") == Some(20.0), "{figures:?}");
+    ensure!(
+        of(metric::OUTBOX_OLDEST, "attic").is_some_and(|age| (0.0..600.0).contains(&age)),
+        "{figures:?}"
+    );
+    store.close().await;
+    database.finish().await
+}
+
+/// Dead letters and unread messages go at their ages; what somebody reads stays.
+async fn old_ones_go_at_their_age(database: TestDatabase) -> Result<()> {
+    let store = filled(&database).await?;
+    let broker = Broker::open("sql:", &store)?;
+    let old = match store.dialect() {
+        Dialect::Postgres => "now() - interval '10 days'",
+        Dialect::Sqlite => "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', '-10 days')",
+        Dialect::Mysql => "UTC_TIMESTAMP(6) - INTERVAL 10 DAY",
+    };
+    for (topic, rows) in [("nobody", 1200), ("somebody", 5)] {
+        let tx = store.begin().await?;
+        for _ in 0..rows {
+            let sql = format!(
+                "INSERT INTO queue_messages (topic, partition_no, body, enqueued_at) VALUES ($1, 0, $2, {old})"
+            );
+            tx.execute(&sql, vec![topic.into(), vec![1u8].into()]).await?;
+        }
+        tx.commit().await?;
+    }
+    store
+        .execute(
+            "INSERT INTO queue_messages (topic, partition_no, body) VALUES ('nobody', 0, $1)",
+            vec![vec![1u8].into()],
+        )
+        .await?;
+    store
+        .execute(
+            "INSERT INTO queue_readers (queue, since) VALUES ('somebody', {now})",
+            vec![],
+        )
+        .await?;
+    let engine = Engine::start(EngineConfig {
+        service: "shop".to_owned(),
+        store: store.clone(),
+        broker,
+        subscriptions: Vec::new(),
+        roles: Roles {
+            worker: true,
+            relay: false,
+        },
+        tuning: Tuning {
+            keep_dead: Some(Duration::from_secs(8500)),
+            clean_every: Duration::from_millis(50),
+            ..Tuning::default()
+        },
+    });
+    let left = |topic: &'static str| {
+        let store = &store;
+        async move {
+            let sql = "SELECT COUNT(*) AS number FROM queue_messages WHERE topic = $1";
+            store.query(sql, vec![topic.into()]).await.ok()?[0]
+                .get::<i64>("number")
+                .ok()
+        }
+    };
+    wait_until("one message nobody reads", LIMIT, || async {
+        left("nobody").await.filter(|number| *number == 1)
+    })
+    .await?;
+    ensure!(left("somebody").await == Some(5), "of a queue that is read");
+    wait_until("the younger dead letters", LIMIT, || async {
+        let count = dead_letter::count(&store, &Selection::default()).await.ok()?;
+        (count > 0 && count < DEAD / 2 + DEAD / 4).then_some(())
+    })
+    .await?;
+    // Discarded ones are marks: a late repeat is recognised.
+    let (_, processed) = statuses(&store)
+        .await?
+        .into_iter()
+        .find(|(status, _)| status == "processed")
+        .context("no marks")?;
+    ensure!(processed > 6000, "{processed} marks");
+    engine.stop(LIMIT).await;
+    store.close().await;
+    database.finish().await
+}
+
 macro_rules! on_every_store {
     ($($case:ident),* $(,)?) => {$(
         mod $case {
@@ -278,4 +452,7 @@ on_every_store! {
     they_are_listed_page_by_page,
     they_are_replayed_in_pages_on_record,
     no_page_without_its_record,
+    what_could_not_be_sent_is_treated_alike,
+    counting_for_metrics_is_bounded,
+    old_ones_go_at_their_age,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::failure::chain;
-use crate::store::{Store, StoreError, backlog_rows, dead_letter_rows};
+use crate::store::{Store, StoreError, backlog_rows, dead_letter_rows, dead_outbox_rows};
 use crate::telemetry::metric;
 
 /// Figures by gauge and by the service or queue they are about.
@@ -86,8 +86,10 @@ async fn count(store: &Store, most: i64) -> Result<Figures, StoreError> {
     for (queue, count) in backlog_rows::queues(store, most).await? {
         figures.insert((metric::QUEUE_DEPTH, queue), count as f64);
     }
-    for (queue, count) in dead_letter_rows::count_by_queue(store, most).await? {
-        figures.insert((metric::DEAD_LETTERS, queue), count as f64);
+    let inbox = dead_letter_rows::count_by_queue(store, most).await?;
+    let outbox = dead_outbox_rows::count_by_topic(store, most).await?;
+    for (queue, count) in inbox.into_iter().chain(outbox) {
+        *figures.entry((metric::DEAD_LETTERS, queue)).or_default() += count as f64;
     }
     Ok(figures)
 }

@@ -134,12 +134,35 @@ pub async fn page(
     dead_letter_rows::page(store, selection, before, limit).await
 }
 
-/// The newest dead letters of `selection` with their bodies, at most `limit`.
+/// The newest dead letters of subscriptions of `selection` with their bodies, at most `limit`.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn list(store: &Store, selection: &Selection, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
     dead_letter_rows::list(store, selection, limit).await
+}
+
+/// A message that the transport will never take.
+#[derive(Clone, Debug)]
+pub struct Unsent {
+    /// The service whose outbox it is in.
+    pub service: String,
+    /// The message.
+    pub message: Message,
+    /// Why it cannot be sent.
+    pub error: String,
+    /// When it was written.
+    pub created_at: DateTime<Utc>,
+    /// When it was given up.
+    pub failed_at: DateTime<Utc>,
+}
+
+/// What of `selection` lies dead in outboxes, with the bodies, newest first, at most `limit`.
+///
+/// # Errors
+/// When the database is away.
+pub async fn list_unsent(store: &Store, selection: &Selection, limit: u32) -> Result<Vec<Unsent>, StoreError> {
+    dead_letter_rows::list_unsent(store, selection, limit).await
 }
 
 /// How many dead letters `selection` has.

@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, SecondsFormat};
 use clap::{Args, Subcommand};
-use posthaste::dead_letter::{self, Act, DeadLetter, Operator, Owner, Place, Progress, Selection, Summary};
-use posthaste::{MessageId, Store, StoreError};
+use posthaste::dead_letter::{self, Act, DeadLetter, Operator, Owner, Place, Progress, Selection, Summary, Unsent};
+use posthaste::{Message, MessageId, Store, StoreError};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -176,14 +176,21 @@ impl Which {
         let (config, chosen, mut selection) = self.resolve(services)?;
         selection.ids = vec![MessageId(id)];
         let work = async |database: &Database| {
-            let letters = dead_letter::list(&database.store, &selection, 100).await;
-            letters.map_err(|error| failed(&database.store, &error))
+            let found = async {
+                let letters = dead_letter::list(&database.store, &selection, 100).await?;
+                let unsent = dead_letter::list_unsent(&database.store, &selection, 100).await?;
+                Ok(letters
+                    .iter()
+                    .map(whole)
+                    .chain(unsent.iter().map(whole_unsent))
+                    .collect::<Vec<Value>>())
+            };
+            found.await.map_err(|error: StoreError| failed(&database.store, &error))
         };
         let done = on_each(services, &chosen, &config, work).await?;
         let mut found = false;
-        for letter in done.answers.iter().flat_map(|(_, letters)| letters) {
+        for value in done.answers.iter().flat_map(|(_, values)| values) {
             found = true;
-            let value = whole(letter);
             print(&if json {
                 format!("{value}\n")
             } else {
@@ -358,22 +365,34 @@ fn brief(letter: &Summary) -> Value {
 }
 
 fn whole(letter: &DeadLetter) -> Value {
-    let message = &letter.message;
+    let mut value = message(&letter.message, &letter.error);
+    value["subscription"] = json!(letter.subscription);
+    value["attempts"] = json!(letter.attempts);
+    value["received_at"] = json!(letter.received_at);
+    value["first_failed_at"] = json!(letter.first_failed_at);
+    value["last_failed_at"] = json!(letter.last_failed_at);
+    value
+}
+
+fn whole_unsent(letter: &Unsent) -> Value {
+    let mut value = message(&letter.message, &letter.error);
+    value["outbox"] = json!(letter.service);
+    value["created_at"] = json!(letter.created_at);
+    value["last_failed_at"] = json!(letter.failed_at);
+    value
+}
+
+fn message(message: &Message, error: &str) -> Value {
     let mut headers = json!(message.headers);
     hide_secrets(&mut headers);
     json!({
         "id": message.id.to_string(),
-        "subscription": letter.subscription,
         "type": message.event_type,
         "topic": message.topic,
         "key": message.key,
         "correlation_id": message.correlation_id,
         "causation_id": message.causation_id,
-        "attempts": letter.attempts,
-        "error": letter.error,
-        "received_at": letter.received_at,
-        "first_failed_at": letter.first_failed_at,
-        "last_failed_at": letter.last_failed_at,
+        "error": error,
         "headers": headers,
         "content_type": message.content_type,
         "body": body_without_secrets(&message.body),

@@ -1,8 +1,10 @@
-//! Dead letters: rows of `inbox_messages` that were given up.
+//! Dead letters: rows of `inbox_messages` that were given up, together with those of `outbox_messages`
+//! (`dead_outbox_rows.rs`).
 //!
 //! They are paged by (last_failed_at, message_id, subscription), the order of the index `inbox_dead`. Ids are looked up in
 //! the primary key, one subscription after another: an index by id alone would cost every mark an entry.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,8 +12,9 @@ use chrono::{DateTime, Utc};
 use sea_orm::Value;
 use uuid::Uuid;
 
+use super::dead_outbox_rows::{self, DeadPlace, DeadRow, DeadRows};
 use super::{Dialect, Row, Store, StoreError, Tx, Wake};
-use crate::dead_letter::{DeadLetter, Owner, Place, Selection, Summary};
+use crate::dead_letter::{DeadLetter, Owner, Place, Selection, Summary, Unsent};
 use crate::envelope;
 use crate::message::MessageId;
 
@@ -156,12 +159,65 @@ pub(crate) async fn page(
         Direction::NewestFirst,
         limit,
     );
-    store
-        .query(&asked.sql, asked.values)
-        .await?
-        .iter()
-        .map(read_brief)
-        .collect()
+    let rows = store.query(&asked.sql, asked.values).await?;
+    let mut page: Vec<Summary> = rows.iter().map(read_brief).collect::<Result<_, _>>()?;
+    for which in outboxes(selection, before) {
+        let rows = dead_outbox_rows::list(store, &which, limit).await?;
+        page.extend(rows.into_iter().map(unsent));
+    }
+    page.sort_by_cached_key(|letter| {
+        let place = Place::of(letter);
+        Reverse((place.at, place.id, place.owner))
+    });
+    page.truncate(limit as usize);
+    Ok(page)
+}
+
+/// The rows of outboxes that `selection` means.
+fn outboxes(selection: &Selection, before: Option<&Place>) -> Vec<DeadRows> {
+    let services: Vec<Option<String>> = match &selection.outboxes {
+        None => vec![None],
+        Some(services) => services.iter().cloned().map(Some).collect(),
+    };
+    let which = |service| DeadRows {
+        service,
+        ids: selection.ids.clone(),
+        before: before.map(|place| (place.at, MessageId(place.id))),
+    };
+    services.into_iter().map(which).collect()
+}
+
+fn unsent(row: DeadRow) -> Summary {
+    Summary {
+        owner: Owner::Outbox(row.service),
+        id: row.id,
+        event_type: row.event_type,
+        topic: row.topic,
+        key: row.key,
+        correlation_id: row.correlation_id,
+        attempts: 0,
+        error: row.error,
+        received_at: row.created_at,
+        first_failed_at: None,
+        last_failed_at: row.failed_at,
+    }
+}
+
+/// What of `selection` could never be sent, with the messages, at most `limit`.
+pub(crate) async fn list_unsent(store: &Store, selection: &Selection, limit: u32) -> Result<Vec<Unsent>, StoreError> {
+    let mut found = Vec::new();
+    for which in outboxes(selection, None) {
+        let rows = dead_outbox_rows::whole(store, &which, limit).await?;
+        found.extend(rows.into_iter().map(|(row, message)| Unsent {
+            service: row.service,
+            message,
+            error: row.error,
+            created_at: row.created_at,
+            failed_at: row.failed_at,
+        }));
+    }
+    found.truncate(limit as usize);
+    Ok(found)
 }
 
 pub(crate) async fn list(store: &Store, selection: &Selection, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
@@ -213,22 +269,42 @@ fn read_brief(row: &Row) -> Result<Summary, StoreError> {
 }
 
 pub(crate) async fn count(store: &Store, selection: &Selection) -> Result<u64, StoreError> {
-    const NUMBER: &str = "COUNT(*) AS number";
     if !selection.ids.is_empty() {
-        return Ok(look_up(store, "message_id", selection).await?.len() as u64);
+        let inbox = look_up(store, "message_id", selection).await?.len();
+        return Ok((inbox + unsent_numbers(store, selection).await?.len()) as u64);
     }
-    let asked = conditions(store.dialect(), NUMBER, selection.subscriptions.as_deref(), None);
+    count_until(store, selection, None).await
+}
+
+async fn count_until(store: &Store, selection: &Selection, until: Option<DateTime<Utc>>) -> Result<u64, StoreError> {
+    let subscriptions = selection.subscriptions.as_deref();
+    let asked = conditions(store.dialect(), "COUNT(*) AS number", subscriptions, until);
     let rows = store.query(&asked.sql, asked.values).await?;
-    let number: i64 = rows.first().map_or(Ok(0), |row| row.get("number"))?;
-    Ok(number.cast_unsigned())
+    let inbox: i64 = rows.first().map_or(Ok(0), |row| row.get("number"))?;
+    let outbox = dead_outbox_rows::count(store, selection.outboxes.as_deref(), until).await?;
+    Ok(inbox.cast_unsigned() + outbox)
 }
 
 /// How many died longer than `age` ago.
-pub(crate) async fn count_older_than(store: &Store, age: Duration) -> Result<i64, StoreError> {
+pub(crate) async fn count_older_than(store: &Store, age: Duration) -> Result<u64, StoreError> {
     let until = ago(store, age).await?;
-    let asked = conditions(store.dialect(), "COUNT(*) AS number", None, Some(until));
-    let rows = store.query(&asked.sql, asked.values).await?;
-    rows.first().map_or(Ok(0), |row| row.get("number"))
+    count_until(store, &Selection::default(), Some(until)).await
+}
+
+/// The numbers of the outbox rows with the ids of `selection`.
+async fn unsent_numbers(store: &Store, selection: &Selection) -> Result<Vec<i64>, StoreError> {
+    let mut numbers = Vec::new();
+    for which in outboxes(selection, None) {
+        for ids in selection.ids.chunks(PAGE) {
+            let which = DeadRows {
+                ids: ids.to_vec(),
+                ..which.clone()
+            };
+            let rows = dead_outbox_rows::list(store, &which, PAGE as u32).await?;
+            numbers.extend(rows.into_iter().map(|row| row.seq));
+        }
+    }
+    Ok(numbers)
 }
 
 /// The time `age` ago by the clock of the database.
@@ -238,95 +314,113 @@ async fn ago(store: &Store, age: Duration) -> Result<DateTime<Utc>, StoreError> 
     rows.first().map_or(Ok(DateTime::UNIX_EPOCH), |row| row.time("at"))
 }
 
-/// The primary keys of dead rows: message ids by subscription.
-pub(crate) type Keys = BTreeMap<String, Vec<Uuid>>;
+/// Dead rows by their primary keys.
+#[derive(Default)]
+pub(crate) struct Keys {
+    /// Message ids by subscription.
+    inbox: BTreeMap<String, Vec<Uuid>>,
+    outbox: Vec<i64>,
+}
 
 /// The dead letters of a selection, page by page.
 pub(crate) enum Pages {
     /// Those with known ids, the last page first.
     Known(Vec<Keys>),
-    /// All others, oldest first, up to those that were dead at the beginning: what dies again does not come again.
-    Scan {
-        subscriptions: Option<Vec<String>>,
-        after: Option<Place>,
-        until: Option<DateTime<Utc>>,
-    },
+    /// All others, oldest first.
+    Scan(Scan),
+}
+
+/// The dead letters of subscriptions, then those of outboxes, up to a time: what dies again does not come again.
+pub(crate) struct Scan {
+    selection: Selection,
+    until: DateTime<Utc>,
+    inbox: Option<Place>,
+    inbox_ended: bool,
+    outbox: Option<DeadPlace>,
 }
 
 impl Pages {
     pub async fn of(store: &Store, selection: &Selection) -> Result<Self, StoreError> {
-        if !selection.ids.is_empty() {
-            let rows = look_up(store, "subscription, message_id", selection).await?;
-            let pages = rows.chunks(PAGE).map(keys).collect::<Result<_, _>>()?;
-            return Ok(Self::Known(pages));
+        if selection.ids.is_empty() {
+            let until = ago(store, Duration::ZERO).await?;
+            return Ok(Self::up_to(selection.clone(), until));
         }
-        let subscriptions = selection.subscriptions.clone();
-        let newest = scan(
-            store.dialect(),
-            "last_failed_at",
-            subscriptions.as_deref(),
-            None,
-            None,
-            Direction::NewestFirst,
-            1,
-        );
-        let newest = store.query(&newest.sql, newest.values).await?;
-        let until = newest.first().map(|row| row.time("last_failed_at")).transpose()?;
-        Ok(match until {
-            None => Self::Known(Vec::new()),
-            until => Self::Scan {
-                subscriptions,
-                after: None,
-                until,
-            },
-        })
+        let rows = look_up(store, "subscription, message_id", selection).await?;
+        let mut pages: Vec<Keys> = rows.chunks(PAGE).map(keys).collect::<Result<_, _>>()?;
+        for seqs in unsent_numbers(store, selection).await?.chunks(PAGE) {
+            pages.push(Keys {
+                outbox: seqs.to_vec(),
+                ..Keys::default()
+            });
+        }
+        Ok(Self::Known(pages))
     }
 
     /// What died longer than `age` ago.
     pub async fn older_than(store: &Store, age: Duration) -> Result<Self, StoreError> {
-        Ok(Self::Scan {
-            subscriptions: None,
-            after: None,
-            until: Some(ago(store, age).await?),
+        let until = ago(store, age).await?;
+        Ok(Self::up_to(Selection::default(), until))
+    }
+
+    fn up_to(selection: Selection, until: DateTime<Utc>) -> Self {
+        Self::Scan(Scan {
+            selection,
+            until,
+            inbox: None,
+            inbox_ended: false,
+            outbox: None,
         })
     }
 
     pub async fn next(&mut self, store: &Store) -> Result<Option<Keys>, StoreError> {
-        let (subscriptions, after, until) = match self {
-            Self::Known(pages) => return Ok(pages.pop()),
-            Self::Scan {
+        match self {
+            Self::Known(pages) => Ok(pages.pop()),
+            Self::Scan(scan) => scan.next(store).await,
+        }
+    }
+}
+
+impl Scan {
+    async fn next(&mut self, store: &Store) -> Result<Option<Keys>, StoreError> {
+        if !self.inbox_ended {
+            let subscriptions = self.selection.subscriptions.as_deref();
+            let asked = scan(
+                store.dialect(),
+                "subscription, message_id, last_failed_at",
                 subscriptions,
-                after,
-                until,
-            } => (subscriptions, after, until),
-        };
-        const COLUMNS: &str = "subscription, message_id, last_failed_at";
-        let asked = scan(
-            store.dialect(),
-            COLUMNS,
-            subscriptions.as_deref(),
-            after.as_ref(),
-            *until,
-            Direction::OldestFirst,
-            PAGE as u32,
-        );
-        let rows = store.query(&asked.sql, asked.values).await?;
-        let Some(last) = rows.last() else {
+                self.inbox.as_ref(),
+                Some(self.until),
+                Direction::OldestFirst,
+                PAGE as u32,
+            );
+            let rows = store.query(&asked.sql, asked.values).await?;
+            if let Some(last) = rows.last() {
+                self.inbox = Some(Place {
+                    at: last.time("last_failed_at")?,
+                    id: last.uuid("message_id")?,
+                    owner: last.get("subscription")?,
+                });
+                return keys(&rows).map(Some);
+            }
+            self.inbox_ended = true;
+        }
+        let services = self.selection.outboxes.as_deref();
+        let found = dead_outbox_rows::oldest(store, services, self.outbox, self.until, PAGE as u32).await?;
+        let Some((_, last)) = found.last() else {
             return Ok(None);
         };
-        *after = Some(Place {
-            at: last.time("last_failed_at")?,
-            id: last.uuid("message_id")?,
-            owner: last.get("subscription")?,
-        });
-        Ok(Some(keys(&rows)?))
+        self.outbox = Some(*last);
+        Ok(Some(Keys {
+            outbox: found.into_iter().map(|(seq, _)| seq).collect(),
+            ..Keys::default()
+        }))
     }
 }
 
 fn keys(rows: &[Row]) -> Result<Keys, StoreError> {
-    let mut keys = Keys::new();
+    let mut keys = Keys::default();
     for row in rows {
-        let ids = keys.entry(row.get("subscription")?).or_default();
+        let ids = keys.inbox.entry(row.get("subscription")?).or_default();
         ids.push(row.uuid("message_id")?);
     }
     Ok(keys)
@@ -337,7 +431,7 @@ fn keys(rows: &[Row]) -> Result<Keys, StoreError> {
 pub(crate) async fn replay(tx: &mut Tx, keys: &Keys) -> Result<u64, StoreError> {
     const OF: &str = "WHERE subscription = $1 AND message_id {in:$2} AND status = 'dead'";
     let mut count = 0;
-    for (subscription, ids) in keys {
+    for (subscription, ids) in &keys.inbox {
         let values = || {
             vec![
                 Value::from(subscription.as_str()),
@@ -358,17 +452,23 @@ pub(crate) async fn replay(tx: &mut Tx, keys: &Keys) -> Result<u64, StoreError> 
         count += tx.execute(&sql, values()).await?;
     }
     tx.wake_after_commit(Wake::PARKED);
+    if !keys.outbox.is_empty() {
+        count += dead_outbox_rows::replay(tx, &keys.outbox).await?;
+    }
     Ok(count)
 }
 
 pub(crate) async fn discard(tx: &Tx, keys: &Keys) -> Result<u64, StoreError> {
     let mut count = 0;
-    for (subscription, ids) in keys {
+    for (subscription, ids) in &keys.inbox {
         // Kept as a mark, so that a late duplicate of what was thrown away does not come to life.
         let sql = "UPDATE inbox_messages SET status = 'processed', processed_at = {now}, due_at = NULL, parked_seq = NULL, \
              body = NULL, headers = NULL WHERE subscription = $1 AND message_id {in:$2} AND status = 'dead'";
         let ids = tx.dialect().uuids(ids.iter().copied());
         count += tx.execute(sql, vec![subscription.as_str().into(), ids]).await?;
+    }
+    if !keys.outbox.is_empty() {
+        count += dead_outbox_rows::discard(tx, &keys.outbox).await?;
     }
     Ok(count)
 }

@@ -17,7 +17,6 @@ pub(crate) struct DeadRow {
     pub event_type: String,
     pub key: Option<String>,
     pub correlation_id: Option<String>,
-    pub causation_id: Option<String>,
     pub error: String,
     pub created_at: DateTime<Utc>,
     pub failed_at: DateTime<Utc>,
@@ -55,7 +54,8 @@ impl DeadRows {
     }
 }
 
-const COLUMNS: &str = "seq, service, event_id, topic, event_type, message_key, correlation_id, causation_id, error, created_at, failed_at";
+const COLUMNS: &str =
+    "seq, service, event_id, topic, event_type, message_key, correlation_id, error, created_at, failed_at";
 
 /// The newest of `which`, at most `limit`, newest first.
 pub(crate) async fn list(store: &Store, which: &DeadRows, limit: u32) -> Result<Vec<DeadRow>, StoreError> {
@@ -81,6 +81,61 @@ async fn select(store: &Store, which: &DeadRows, limit: u32, columns: &str) -> R
     store.query(&sql, values).await
 }
 
+/// Where a row stands in the order in which rows died.
+pub(crate) type DeadPlace = (DateTime<Utc>, MessageId);
+
+/// The oldest of `services` behind `after` that died until `until`, at most `limit`: number and place of each.
+pub(crate) async fn oldest(
+    store: &Store,
+    services: Option<&[String]>,
+    after: Option<DeadPlace>,
+    until: DateTime<Utc>,
+    limit: u32,
+) -> Result<Vec<(i64, DeadPlace)>, StoreError> {
+    let dialect = store.dialect();
+    let mut sql =
+        "SELECT seq, failed_at, event_id FROM outbox_messages WHERE status = 'dead' AND failed_at <= $1".to_owned();
+    let mut values = vec![dialect.time(until), i64::from(limit).into()];
+    if let Some((at, id)) = after {
+        values.extend([dialect.time(at), dialect.uuid(id.0)]);
+        sql.push_str(" AND failed_at >= $3 AND (failed_at > $3 OR event_id > $4)");
+    }
+    if let Some(services) = services {
+        values.push(dialect.texts(services.iter().cloned()));
+        sql.push_str(&format!(" AND service {{in:${}}}", values.len()));
+    }
+    sql.push_str(" ORDER BY failed_at, event_id LIMIT $2");
+    let rows = store.query(&sql, values).await?;
+    rows.iter()
+        .map(|row| {
+            let id = MessageId(row.uuid("event_id")?);
+            Ok((row.get("seq")?, (row.time("failed_at")?, id)))
+        })
+        .collect()
+}
+
+/// How many of `services` died until `until`.
+pub(crate) async fn count(
+    store: &Store,
+    services: Option<&[String]>,
+    until: Option<DateTime<Utc>>,
+) -> Result<u64, StoreError> {
+    let dialect = store.dialect();
+    let mut sql = "SELECT COUNT(*) AS number FROM outbox_messages WHERE status = 'dead'".to_owned();
+    let mut values = Vec::new();
+    if let Some(until) = until {
+        values.push(dialect.time(until));
+        sql.push_str(" AND failed_at <= $1");
+    }
+    if let Some(services) = services {
+        values.push(dialect.texts(services.iter().cloned()));
+        sql.push_str(&format!(" AND service {{in:${}}}", values.len()));
+    }
+    let rows = store.query(&sql, values).await?;
+    let number: i64 = rows.first().map_or(Ok(0), |row| row.get("number"))?;
+    Ok(number.cast_unsigned())
+}
+
 fn read(row: &Row) -> Result<DeadRow, StoreError> {
     Ok(DeadRow {
         seq: row.get("seq")?,
@@ -90,17 +145,17 @@ fn read(row: &Row) -> Result<DeadRow, StoreError> {
         event_type: row.get("event_type")?,
         key: row.get("message_key")?,
         correlation_id: row.get("correlation_id")?,
-        causation_id: row.get("causation_id")?,
         error: row.get::<Option<String>>("error")?.unwrap_or_default(),
         created_at: row.time("created_at")?,
         failed_at: row.time("failed_at")?,
     })
 }
 
-/// How many there are for each topic.
-pub(crate) async fn count_by_topic(store: &Store) -> Result<Vec<(String, i64)>, StoreError> {
-    let sql = "SELECT topic, COUNT(*) AS number FROM outbox_messages WHERE status = 'dead' GROUP BY topic";
-    let rows = store.query(sql, vec![]).await?;
+/// How many there are for each topic, of `most` in all.
+pub(crate) async fn count_by_topic(store: &Store, most: i64) -> Result<Vec<(String, i64)>, StoreError> {
+    let sql = "SELECT topic, COUNT(*) AS number FROM \
+        (SELECT topic FROM outbox_messages WHERE status = 'dead' LIMIT $1) AS counted GROUP BY topic";
+    let rows = store.query(sql, vec![most.into()]).await?;
     rows.iter()
         .map(|row| Ok((row.get("topic")?, row.get("number")?)))
         .collect()
