@@ -13,6 +13,7 @@ use crate::broker::{Broker, BrokerError, Delivery, Receiver};
 use crate::failpoint::{self, mutant};
 use crate::failure::{Failure, chain};
 use crate::handle::{Effect, Subscription};
+use crate::hold_marks::{HoldMarks, OLD};
 use crate::identity::{self, Rule, Verdict};
 use crate::invoke::{Blame, Failed, blame, blame_store, invoke};
 use crate::lease::Keeper;
@@ -36,6 +37,9 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(5);
 /// The cause of a message that the transport has moved aside.
 const UNREAD: &str = "nobody read the message in time";
+/// The cause of a message whose mark may be gone.
+const OLDER_THAN_INBOX: &str = "the message is older than the inbox remembers: whether it was handled before is not known; \
+    replay it if not";
 /// The cause of a message that came, or came to its turn, too late.
 pub(crate) const EXPIRED: &str = "the message expired before it was handled";
 
@@ -45,6 +49,9 @@ pub(crate) struct Consumer {
     pub subscription: Arc<Subscription>,
     /// It collects what the transport has moved aside from this queue: all of it is dead.
     pub collects: Option<String>,
+    /// How long the inbox remembers what was handled.
+    pub remembers: Duration,
+    pub marks: HoldMarks,
 }
 
 /// Why nothing more can be done with the deliveries in hand; they are given back.
@@ -162,10 +169,13 @@ impl Consumer {
         metrics::counter!(metric::CONSUMED).increment(deliveries.len() as u64);
         let mut good = Vec::with_capacity(deliveries.len());
         let mut alone = Vec::new();
+        let mut old = Vec::new();
+        let mut hold = false;
         let outside = matches!(self.subscription.effect, Effect::Outside(_));
         for delivery in deliveries {
             let suspect = delivery.redelivered;
             let item = self.identify(delivery);
+            hold |= self.is_older(receiver, &item.message, OLD);
             let refused = if self.collects.is_some() {
                 Err(UNREAD.to_owned())
             } else if item.message.expired(now()) {
@@ -175,9 +185,28 @@ impl Consumer {
             };
             match refused {
                 Err(reason) => self.bury(receiver, &item, 0, &reason).await?,
+                Ok(()) if !self.subscription.take_old && self.is_older(receiver, &item.message, self.remembers) => {
+                    old.push((item, suspect || outside))
+                }
                 // Handed out before: it may have killed its worker.
                 Ok(()) if suspect || outside => alone.push(item),
                 Ok(()) => good.push(item),
+            }
+        }
+        if hold {
+            self.marks.extend(&self.store, &self.subscription.name).await?;
+        }
+        if !old.is_empty() {
+            let messages: Vec<&Message> = old.iter().map(|(item, _)| item.message.as_ref()).collect();
+            let known = inbox::known_to(&self.store, &self.subscription.name, &messages).await?;
+            for (item, is_alone) in old {
+                if !known.contains(&item.message.id.0) {
+                    self.bury(receiver, &item, 0, OLDER_THAN_INBOX).await?;
+                } else if is_alone {
+                    alone.push(item);
+                } else {
+                    good.push(item);
+                }
             }
         }
         // The retrier handles each alone, and counts the attempt first.
@@ -199,6 +228,15 @@ impl Consumer {
         try_join_all(split.into_iter().map(|lane| self.handle(receiver, lane)))
             .await
             .map(drop)
+    }
+
+    /// Whether `message` was sent longer than `age` ago, where one that is as old may be a repeat. A row of a queue in the own
+    /// database cannot come again: it is deleted together with its effect.
+    fn is_older(&self, receiver: &Receiver, message: &Message, age: Duration) -> bool {
+        if !self.subscription.deduplicate || receiver.shares_database() {
+            return false;
+        }
+        (now() - message.sent_at()).to_std().is_ok_and(|found| found > age)
     }
 
     fn identify(&self, delivery: Delivery) -> Item {

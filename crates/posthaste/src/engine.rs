@@ -12,6 +12,7 @@ use crate::broker::Broker;
 use crate::consumer::Consumer;
 use crate::failure::{chain, panic_text};
 use crate::handle::Subscription;
+use crate::hold_marks::HoldMarks;
 use crate::lease::Keeper;
 use crate::publish::Publisher;
 use crate::relay::Relay;
@@ -166,6 +167,8 @@ impl Engine {
                         store: store.clone(),
                         subscription: subscription.clone(),
                         collects: collects.clone(),
+                        remembers: tuning.keep_inbox,
+                        marks: HoldMarks::default(),
                     };
                     consumer.run(broker.clone(), keeper.clone(), stop)
                 });

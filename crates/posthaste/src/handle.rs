@@ -187,6 +187,10 @@ pub struct Subscription {
     /// Whether the inbox recognises messages that were handled before. Without it a message that comes again is handled
     /// again, and the inbox keeps only what failed: for handlers whose effect may be repeated.
     pub deduplicate: bool,
+    /// Whether messages are handled that are older than the inbox remembers ([`Tuning::keep_inbox`](crate::Tuning)) and
+    /// that it does not know: a topic that is read from its beginning, for example. One that was handled before is handled
+    /// again then. Without it they become dead letters, which can be replayed.
+    pub take_old: bool,
     /// A copy of each dead letter goes to this queue too.
     pub dead_letter_queue: Option<String>,
     /// Messages that nobody reads in time become dead letters. Only on RabbitMQ, where a queue may be bounded in time.
@@ -232,6 +236,7 @@ impl Subscription {
             deadline: Duration::from_secs(30),
             group: None,
             deduplicate: true,
+            take_old: false,
             dead_letter_queue: None,
             unread: None,
             on_dead: None,

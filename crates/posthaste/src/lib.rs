@@ -42,6 +42,7 @@ mod group_commit;
 pub mod handle;
 mod handle_outside;
 mod held_back;
+mod hold_marks;
 pub mod idempotency;
 mod identity;
 mod invoke;

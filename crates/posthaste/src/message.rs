@@ -84,6 +84,9 @@ pub fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }
 
+/// The header of a message that left its outbox much later than it was made: when it left.
+pub(crate) const LEFT_OUTBOX: &str = "posthaste-left-outbox";
+
 /// A message on its way: body, CloudEvents attributes, further headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -227,6 +230,13 @@ impl Message {
             ordered: false,
             headers: BTreeMap::new(),
         }
+    }
+
+    /// When it was last sent as far as is known: when it was made, or when it left the outbox where that was much later.
+    pub(crate) fn sent_at(&self) -> DateTime<Utc> {
+        let left = self.headers.get(LEFT_OUTBOX);
+        let left = left.and_then(|text| DateTime::parse_from_rfc3339(text).ok());
+        left.map_or(self.time, |left| left.to_utc().max(self.time))
     }
 
     /// Whether `expires_at` has passed at `now`.

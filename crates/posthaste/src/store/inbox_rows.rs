@@ -11,7 +11,7 @@ use crate::envelope;
 use crate::identity::{self, Verdict, body_hash};
 use crate::message::{Message, MessageId};
 use crate::store::identity_rows;
-use crate::store::{Column, Dialect, Insert, OnConflict, StoreError, Tx, Wake};
+use crate::store::{Column, Dialect, Insert, OnConflict, Store, StoreError, Tx, Wake};
 
 const MARK: Insert = Insert {
     table: "inbox_messages",
@@ -68,10 +68,26 @@ pub(crate) async fn unmark(
     tx.execute(sql, vec![subscription.into(), ids]).await.map(drop)
 }
 
+/// The ids of those of `messages` that the inbox knows.
+pub(crate) async fn known_to(
+    store: &Store,
+    subscription: &str,
+    messages: &[&Message],
+) -> Result<HashSet<Uuid>, StoreError> {
+    let ids = store.dialect().uuids(messages.iter().map(|message| message.id.0));
+    store
+        .query(KNOWN, vec![subscription.into(), ids])
+        .await?
+        .iter()
+        .map(|row| row.uuid("message_id"))
+        .collect()
+}
+
+const KNOWN: &str = "SELECT message_id FROM inbox_messages WHERE subscription = $1 AND message_id {in:$2}";
+
 async fn known(tx: &Tx, subscription: &str, messages: &[&Message]) -> Result<HashSet<Uuid>, StoreError> {
-    let sql = "SELECT message_id FROM inbox_messages WHERE subscription = $1 AND message_id {in:$2}";
     let ids = tx.dialect().uuids(messages.iter().map(|message| message.id.0));
-    tx.query(sql, vec![subscription.into(), ids])
+    tx.query(KNOWN, vec![subscription.into(), ids])
         .await?
         .iter()
         .map(|row| row.uuid("message_id"))

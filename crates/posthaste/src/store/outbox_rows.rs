@@ -5,7 +5,7 @@ use sea_orm::Value;
 
 use crate::PARTITIONS;
 use crate::envelope;
-use crate::message::Message;
+use crate::message::{LEFT_OUTBOX, Message};
 use crate::store::{Column, Insert, OnConflict, SNAPSHOT, Snapshot, Store, StoreError, Tx, Wake};
 
 const INSERT: Insert = Insert {
@@ -176,11 +176,20 @@ pub(crate) async fn next_due(
     rows.first().map_or(Ok(None), |row| row.get("wait"))
 }
 
+/// From this age on a message says when it left: it was scheduled, or the transport was away.
+const LATE: f64 = 24.0 * 3600.0;
+
 fn read(row: &crate::store::Row) -> Result<Pending, StoreError> {
+    let mut message = envelope::read(row, "event_id")?;
+    let age = row.get("age")?;
+    if age > LATE {
+        let left = crate::message::now().to_rfc3339();
+        message.headers.insert(LEFT_OUTBOX.to_owned(), left);
+    }
     Ok(Pending {
         seq: row.get("seq")?,
-        message: envelope::read(row, "event_id")?,
-        age: row.get("age")?,
+        message,
+        age,
     })
 }
 

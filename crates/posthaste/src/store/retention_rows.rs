@@ -1,6 +1,7 @@
 //! Rows that are old enough to go.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -42,7 +43,8 @@ pub(crate) async fn outbox(store: &Store, after: i64, age: i64, page: i64) -> Re
 pub(crate) async fn inbox(store: &Store, age: i64, page: i64) -> Result<u64, StoreError> {
     let dialect = store.dialect();
     let sql = "SELECT subscription, message_id FROM inbox_messages {index:inbox_finished} \
-        WHERE status = 'processed' AND processed_at < {clock:$1} ORDER BY processed_at LIMIT $2";
+        WHERE status = 'processed' AND processed_at < {clock:$1} \
+        AND subscription NOT IN (SELECT subscription FROM inbox_holds WHERE expires_at > {clock}) ORDER BY processed_at LIMIT $2";
     let mut gone: BTreeMap<String, Vec<Uuid>> = BTreeMap::new();
     for row in store.query(sql, vec![(-age).into(), page.into()]).await? {
         let ids = gone.entry(row.get("subscription")?).or_default();
@@ -106,4 +108,15 @@ pub(crate) async fn count_in_queue(store: &Store, queue: &str, age: i64, most: i
         WHERE topic = $1 ORDER BY seq LIMIT $3) AS oldest WHERE enqueued_at < {clock:$2}";
     let rows = store.query(sql, vec![queue.into(), (-age).into(), most.into()]).await?;
     rows.first().map_or(Ok(0), |row| row.get("number"))
+}
+
+/// Keeps the marks of `subscription` for `time` from now on.
+pub(crate) async fn hold(store: &Store, subscription: &str, time: Duration) -> Result<(), StoreError> {
+    let sql = "INSERT INTO inbox_holds (subscription, expires_at) VALUES ($1, {after:$2}) \
+        {upsert:subscription} expires_at = {new:expires_at}";
+    let time = i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    store
+        .execute(sql, vec![subscription.into(), time.into()])
+        .await
+        .map(drop)
 }
