@@ -169,3 +169,52 @@ async fn a_snapshot_s_xmax_would_have_lost_the_order() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn a_sequence_with_a_cache_is_warned_about() -> anyhow::Result<()> {
+    let database = TestDatabase::postgres().await?;
+    let store = Store::open(database.url(), StoreOptions::default())?;
+    store.migrate_up("core", CORE_MIGRATIONS).await?;
+    let cache = "ALTER SEQUENCE queue_messages_seq_seq CACHE 20";
+    store.execute(cache, vec![]).await?;
+    let (log, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || Lines(log.clone()))
+        .finish();
+    // The engine of this test runs on this thread.
+    let _log = tracing::subscriber::set_default(subscriber);
+    let engine = relay(&store, &MemoryBroker::default(), Duration::from_secs(1));
+    let warning = tokio::time::timeout(LIMIT, async {
+        loop {
+            match lines.recv().await {
+                Some(line) if line.contains("ALTER SEQUENCE") => return Some(line),
+                Some(_) => {}
+                None => return None,
+            }
+        }
+    })
+    .await?;
+    let warning = warning.unwrap_or_default();
+    anyhow::ensure!(
+        warning.contains("WARN") && warning.contains("ALTER SEQUENCE queue_messages_seq_seq CACHE 1"),
+        "{warning}"
+    );
+    engine.stop(LIMIT).await;
+    store.close().await;
+    database.finish().await
+}
+
+struct Lines(tokio::sync::mpsc::UnboundedSender<String>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // The receiver is gone at the end.
+        drop(self.0.send(String::from_utf8_lossy(bytes).into_owned()));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
