@@ -156,6 +156,10 @@ impl HeldBack {
         wait.is_none_or(|wait| wait.at <= now) && !self.until_next_look.contains(lane)
     }
 
+    pub fn holds_destinations(&self) -> bool {
+        !self.destinations.is_empty()
+    }
+
     /// When the next of them may be tried.
     pub fn next(&self) -> Option<Instant> {
         let destinations = self.destinations.values().map(|held| &held.wait);

@@ -134,6 +134,13 @@ impl Relay {
         let mut signal = self.store.signals().outbox();
         let mut failures = 0u32;
         while !stop.is_cancelled() {
+            // A look then passes over all rows of a destination that is held back: not once for each commit.
+            if self.held_back.holds_destinations() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(SOON) => {}
+                }
+            }
             // Seen as of now, before the look: what comes in between ends the wait below at once.
             signal.borrow_and_update();
             let pause = match self.step().await {
