@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::retry::{back_off, jitter};
-use crate::store::outbox_rows::Pending;
+use crate::store::outbox_rows::{Destination, Pending};
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 pub(crate) const MAX_DELAY: Duration = Duration::from_secs(5);
@@ -19,14 +19,14 @@ const STREAK: usize = 8;
 /// ask for no order, and share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Lane {
-    pub topic: String,
+    pub destination: Destination,
     key: Option<String>,
 }
 
 impl Lane {
     pub fn of(row: &Pending) -> Self {
         Self {
-            topic: row.message.topic.clone(),
+            destination: Destination::of(&row.message),
             key: row.message.key.clone(),
         }
     }
@@ -66,7 +66,7 @@ impl Default for Wait {
 
 /// A destination that is held back as a whole.
 #[derive(Default)]
-struct Destination {
+struct Held {
     wait: Wait,
     /// The row that was tried last: next time it is another one's turn, should the fault be that row's own.
     tried: i64,
@@ -78,23 +78,23 @@ type Source = (Option<String>, i64);
 /// Destinations, lanes whose oldest message was refused, and single messages of lanes that go on.
 #[derive(Default)]
 pub(crate) struct HeldBack {
-    destinations: HashMap<String, Destination>,
+    destinations: HashMap<Destination, Held>,
     lanes: HashMap<Lane, Wait>,
     /// By number; only of those without a key.
     rows: HashMap<i64, Wait>,
     /// What was refused of a destination since it last took something, at most [`STREAK`], and when that was.
-    streaks: HashMap<String, (HashSet<Source>, Instant)>,
+    streaks: HashMap<Destination, (HashSet<Source>, Instant)>,
     /// Wait for the next look only: what this one has left behind on a page must not be overtaken from a later page.
     until_next_look: HashSet<Lane>,
     /// As `until_next_look`, whole destinations.
-    passed: HashSet<String>,
+    passed: HashSet<Destination>,
 }
 
 impl HeldBack {
     /// A look begins. Forgets those that could have been tried long ago: their rows are gone.
     pub fn begin_look(&mut self, now: Instant) {
         let recent = |wait: &Wait| wait.at > now - MAX_DELAY;
-        self.destinations.retain(|_, destination| recent(&destination.wait));
+        self.destinations.retain(|_, held| recent(&held.wait));
         self.lanes.retain(|_, wait| recent(wait));
         self.rows.retain(|_, wait| recent(wait));
         self.streaks.retain(|_, (_, at)| *at > now - 2 * MAX_DELAY);
@@ -103,10 +103,10 @@ impl HeldBack {
     }
 
     /// The destinations of which nothing is sent in the look that began at `now`.
-    pub fn destinations(&self, now: Instant) -> Vec<String> {
+    pub fn destinations(&self, now: Instant) -> Vec<Destination> {
         let waiting = self.destinations.iter().filter(|(_, held)| held.wait.at > now);
-        let waiting = waiting.map(|(topic, _)| topic);
-        let all: HashSet<&String> = waiting.chain(&self.passed).collect();
+        let waiting = waiting.map(|(destination, _)| destination);
+        let all: HashSet<&Destination> = waiting.chain(&self.passed).collect();
         all.into_iter().cloned().collect()
     }
 
@@ -114,32 +114,38 @@ impl HeldBack {
     /// has come one row.
     pub fn ready(&mut self, mut rows: Vec<Pending>, now: Instant) -> Vec<Pending> {
         let tries = self.tries(&rows, now);
-        rows.retain(|row| match tries.get(&row.message.topic) {
-            Some(seq) => *seq == row.seq,
-            None => !self.is_held(&row.message.topic, now) && self.is_free(&Lane::of(row), row.seq, now),
+        rows.retain(|row| {
+            let lane = Lane::of(row);
+            match tries.get(&lane.destination) {
+                Some(seq) => *seq == row.seq,
+                None => !self.is_held(&lane.destination, now) && self.is_free(&lane, row.seq, now),
+            }
         });
-        for (topic, seq) in tries {
-            if let Some(held) = self.destinations.get_mut(&topic) {
+        for (destination, seq) in tries {
+            if let Some(held) = self.destinations.get_mut(&destination) {
                 held.tried = seq;
             }
-            self.passed.insert(topic);
+            self.passed.insert(destination);
         }
         rows
     }
 
     /// For each destination that is to be tried: which of `rows`. It is the first of its lane, so it overtakes nothing.
-    fn tries(&self, rows: &[Pending], now: Instant) -> HashMap<String, i64> {
-        let mut tries: HashMap<String, i64> = HashMap::new();
+    fn tries(&self, rows: &[Pending], now: Instant) -> HashMap<Destination, i64> {
+        let mut tries = HashMap::new();
+        if self.destinations.is_empty() {
+            return tries;
+        }
         let mut lanes = HashSet::new();
         for row in rows {
-            let topic = &row.message.topic;
-            let Some(held) = self.destinations.get(topic) else {
+            let lane = Lane::of(row);
+            let Some(held) = self.destinations.get(&lane.destination) else {
                 continue;
             };
-            if self.is_held(topic, now) || !lanes.insert(Lane::of(row)) {
+            if self.is_held(&lane.destination, now) || !lanes.insert(lane.clone()) {
                 continue;
             }
-            let chosen = tries.entry(topic.clone()).or_insert(row.seq);
+            let chosen = tries.entry(lane.destination).or_insert(row.seq);
             if *chosen <= held.tried && row.seq > held.tried {
                 *chosen = row.seq;
             }
@@ -147,8 +153,9 @@ impl HeldBack {
         tries
     }
 
-    fn is_held(&self, topic: &str, now: Instant) -> bool {
-        self.passed.contains(topic) || self.destinations.get(topic).is_some_and(|held| held.wait.at > now)
+    fn is_held(&self, destination: &Destination, now: Instant) -> bool {
+        let held = self.destinations.get(destination);
+        self.passed.contains(destination) || held.is_some_and(|held| held.wait.at > now)
     }
 
     fn is_free(&self, lane: &Lane, seq: i64, now: Instant) -> bool {
@@ -167,15 +174,16 @@ impl HeldBack {
         waits.map(|wait| wait.at).min()
     }
 
-    /// Holds `topic` back as a whole.
-    pub fn hold(&mut self, topic: &str) {
-        self.lanes.retain(|lane, _| lane.topic != topic);
-        self.streaks.remove(topic);
-        self.destinations.entry(topic.to_owned()).or_default().wait.put_off();
+    /// Holds `destination` back as a whole.
+    pub fn hold(&mut self, destination: &Destination) {
+        self.lanes.retain(|lane, _| lane.destination != *destination);
+        self.streaks.remove(destination);
+        let held = self.destinations.entry(destination.clone()).or_default();
+        held.wait.put_off();
     }
 
     /// Takes in what became of the rows of a batch, in its order. A refused one without a key waits alone where others of
-    /// its topic were taken: the fault is its own.
+    /// its destination were taken: the fault is its own.
     pub fn learn(&mut self, batch: &[(Lane, i64, Outcome)]) {
         let mut going = HashSet::new();
         for (lane, seq, outcome) in batch {
@@ -185,7 +193,7 @@ impl HeldBack {
             self.lanes.remove(lane);
             self.rows.remove(seq);
             if *outcome == Outcome::Taken {
-                going.insert(&lane.topic);
+                going.insert(&lane.destination);
             }
         }
         let (mut seen, mut held) = (HashSet::new(), HashSet::new());
@@ -193,10 +201,10 @@ impl HeldBack {
             let keyed = lane.key.is_some();
             match outcome {
                 Outcome::Taken => {
-                    self.streaks.remove(&lane.topic);
+                    self.streaks.remove(&lane.destination);
                     // What else of it lies on this page was left behind.
-                    if self.destinations.remove(&lane.topic).is_some() {
-                        self.passed.insert(lane.topic.clone());
+                    if self.destinations.remove(&lane.destination).is_some() {
+                        self.passed.insert(lane.destination.clone());
                     }
                 }
                 Outcome::Dead => {
@@ -207,23 +215,23 @@ impl HeldBack {
                 }
                 Outcome::Refused if keyed && !seen.insert(lane) => {}
                 Outcome::Refused => {
-                    if self.destinations.contains_key(&lane.topic) {
-                        held.insert(&lane.topic);
+                    if self.destinations.contains_key(&lane.destination) {
+                        held.insert(&lane.destination);
                         continue;
                     }
                     let source = (lane.key.clone(), if keyed { 0 } else { *seq });
                     let (streak, at) = self
                         .streaks
-                        .entry(lane.topic.clone())
+                        .entry(lane.destination.clone())
                         .or_insert_with(|| (HashSet::new(), Instant::now()));
                     *at = Instant::now();
                     if streak.len() < STREAK {
                         streak.insert(source);
                     }
                     if streak.len() >= STREAK {
-                        held.insert(&lane.topic);
+                        held.insert(&lane.destination);
                     }
-                    if !keyed && (going.contains(&lane.topic) || self.rows.contains_key(seq)) {
+                    if !keyed && (going.contains(&lane.destination) || self.rows.contains_key(seq)) {
                         self.rows.entry(*seq).or_default().put_off();
                     } else if keyed || seen.insert(lane) {
                         self.lanes.entry(lane.clone()).or_default().put_off();
@@ -231,10 +239,10 @@ impl HeldBack {
                 }
             }
         }
-        for topic in held {
+        for destination in held {
             // What followed the streak may have been taken.
-            if self.destinations.contains_key(topic) || self.streaks.contains_key(topic) {
-                self.hold(topic);
+            if self.destinations.contains_key(destination) || self.streaks.contains_key(destination) {
+                self.hold(destination);
             }
         }
     }
@@ -245,9 +253,16 @@ mod tests {
     use super::*;
     use crate::message::MessageId;
 
+    fn destination(topic: &str) -> Destination {
+        Destination {
+            topic: topic.to_owned(),
+            partition: None,
+        }
+    }
+
     fn lane(topic: &str, key: Option<&str>) -> Lane {
         Lane {
-            topic: topic.to_owned(),
+            destination: destination(topic),
             key: key.map(str::to_owned),
         }
     }
@@ -300,7 +315,7 @@ mod tests {
     fn a_destination_of_which_much_was_refused_is_held_back_as_a_whole_and_tried_with_one_row() {
         let (mut held, now) = (HeldBack::default(), Instant::now());
         held.learn(&refused("t", 0..500));
-        assert_eq!(held.destinations(now), ["t"]);
+        assert_eq!(held.destinations(now), [destination("t")]);
         assert!(held.lanes.is_empty(), "bounded");
         let page = || {
             vec![
@@ -315,7 +330,7 @@ mod tests {
         let later = now + MAX_DELAY;
         held.begin_look(later);
         assert_eq!(seqs(&held.ready(page(), later)), [1, 4]);
-        assert_eq!(held.destinations(later), ["t"], "one in a look");
+        assert_eq!(held.destinations(later), [destination("t")], "one in a look");
         held.learn(&[(lane("t", Some("k1")), 1, Outcome::Refused)]);
         let later = Instant::now() + MAX_DELAY;
         held.begin_look(later);
@@ -325,9 +340,25 @@ mod tests {
             "another one's turn, the first of its key"
         );
         held.learn(&[(lane("t", Some("k3")), 3, Outcome::Taken)]);
-        assert_eq!(held.destinations(later), ["t"], "the page was left behind");
+        assert_eq!(held.destinations(later), [destination("t")], "the page was left behind");
         held.begin_look(later);
         assert_eq!(seqs(&held.ready(page(), later)), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_partition_of_an_ordered_topic_is_a_destination_of_its_own() {
+        let ordered = |seq, key: &str| {
+            let mut row = row(seq, "t", key);
+            row.message.ordered = true;
+            row
+        };
+        let rows: Vec<Pending> = (0..100).map(|n| ordered(n, &format!("k{n}"))).collect();
+        let full = Lane::of(&rows[0]).destination;
+        let (mut held, now) = (HeldBack::default(), Instant::now());
+        held.hold(&full);
+        let of_full = rows.iter().filter(|row| Lane::of(row).destination == full).count();
+        assert!(of_full > 0 && of_full < 50);
+        assert_eq!(held.ready(rows, now).len(), 100 - of_full);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::held_back::{HeldBack, Lane, MAX_DELAY, Outcome};
 use crate::lease::{Held, Keeper, Slot};
 use crate::message::MessageId;
 use crate::retry::{COLLISIONS, after_collision, back_off, jitter};
-use crate::store::outbox_rows::{self as outbox, Pending};
+use crate::store::outbox_rows::{self as outbox, Destination, Pending};
 use crate::store::{Store, StoreError, dead_outbox_rows};
 use crate::telemetry::{self, metric};
 
@@ -399,7 +399,7 @@ impl Relay {
                     tracing::error!(
                         service = self.service,
                         message_id = %id,
-                        destination = lane.topic,
+                        destination = lane.destination.topic,
                         error,
                         "the message can never be sent: dead letter of the outbox"
                     );
@@ -428,15 +428,16 @@ impl Relay {
         if confirmed.is_empty() && !unknown.is_empty() {
             // Nothing was taken, so nothing is known of those: only what was refused holds back its key.
             outcomes.retain(|(lane, ..)| !unknown.contains(lane));
-            let mut topics = unknown.iter().map(|lane| &lane.topic);
-            let first = topics.next();
-            match first.filter(|first| topics.all(|topic| topic == *first)) {
+            let topics: HashSet<&str> = unknown.iter().map(|lane| lane.destination.topic.as_str()).collect();
+            if topics.len() == 1 && !self.suspected {
                 // One destination may be at fault: it waits, and a batch of another one is tried first.
-                Some(only) if !self.suspected => {
-                    self.suspected = true;
-                    self.held_back.hold(only);
+                self.suspected = true;
+                let destinations: HashSet<&Destination> = unknown.iter().map(|lane| &lane.destination).collect();
+                for destination in destinations {
+                    self.held_back.hold(destination);
                 }
-                _ => away = true,
+            } else {
+                away = true;
             }
         }
         self.held_back.learn(&outcomes);

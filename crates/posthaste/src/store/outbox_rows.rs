@@ -1,5 +1,7 @@
 //! The rows of `outbox_messages`.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use sea_orm::Value;
 
@@ -66,6 +68,23 @@ pub(crate) async fn append(
     Ok(())
 }
 
+/// Where the transport keeps messages together, so that one may take nothing while the others go on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Destination {
+    pub topic: String,
+    /// Ordered topics have as many queues as partitions.
+    pub partition: Option<i64>,
+}
+
+impl Destination {
+    pub fn of(message: &Message) -> Self {
+        Self {
+            topic: message.topic.clone(),
+            partition: message.ordered.then(|| i64::from(message.partition(PARTITIONS))),
+        }
+    }
+}
+
 /// A pending row on its way to the transport.
 pub(crate) struct Pending {
     pub seq: i64,
@@ -87,12 +106,13 @@ pub(crate) struct Page {
     pub highest: i64,
 }
 
-/// The oldest pending rows of `service` in `partitions` with a number above `after`, at most `limit`, none of `topics`.
+/// The oldest pending rows of `service` in `partitions` with a number above `after`, at most `limit`, none for
+/// one of `held`.
 pub(crate) async fn pending(
     store: &Store,
     service: &str,
     partitions: &[i64],
-    topics: &[String],
+    held: &[Destination],
     after: i64,
     limit: u64,
 ) -> Result<Page, StoreError> {
@@ -100,11 +120,11 @@ pub(crate) async fn pending(
         "SELECT {COLUMNS}, {SNAPSHOT}, {HIGHEST} FROM outbox_messages {{index:outbox_pending}} \
          WHERE service = $1 AND status = 'pending' AND due_at IS NULL \
          AND seq > $2 AND partition_no {{in:$3}} {} ORDER BY seq LIMIT $4",
-        none_of(topics, 5)
+        none_of(held, 5)
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
     let mut values = vec![service.into(), after.into(), partitions, limit.cast_signed().into()];
-    values.extend(list_of(store, topics));
+    values.extend(values_of(store, held));
     let found = store.query(&sql, values).await?;
     let rows: Vec<Pending> = found.iter().map(read).collect::<Result<_, _>>()?;
     let (snapshot, highest) = match found.last() {
@@ -118,32 +138,60 @@ pub(crate) async fn pending(
     })
 }
 
-/// The condition that a row is for none of `topics`, the `n`th value: what is held back is not read again and again.
-fn none_of(topics: &[String], n: usize) -> String {
-    match topics {
-        [] => String::new(),
-        _ => format!("AND NOT (topic {{in:${n}}})"),
+/// By topic: its partitions, or `None` for the topic itself.
+fn by_topic(held: &[Destination]) -> BTreeMap<&str, Option<Vec<i64>>> {
+    let mut topics = BTreeMap::new();
+    for Destination { topic, partition } in held {
+        let partitions = topics.entry(topic.as_str()).or_insert_with(|| Some(Vec::new()));
+        match (partition, &mut *partitions) {
+            (Some(partition), Some(list)) => list.push(*partition),
+            (Some(_), None) => {}
+            (None, all) => *all = None,
+        }
     }
+    topics
 }
 
-fn list_of(store: &Store, topics: &[String]) -> Option<Value> {
-    (!topics.is_empty()).then(|| store.dialect().texts(topics.iter().cloned()))
+/// The condition that a row is for none of `held`, whose values begin with the `n`th: what is held back is not read again
+/// and again.
+fn none_of(held: &[Destination], mut n: usize) -> String {
+    let mut condition = String::new();
+    for partitions in by_topic(held).values() {
+        match partitions {
+            None => condition.push_str(&format!("AND topic <> ${n} ")),
+            Some(_) => {
+                condition.push_str(&format!("AND NOT (topic = ${n} AND partition_no {{in:${}}}) ", n + 1));
+                n += 1;
+            }
+        }
+        n += 1;
+    }
+    condition
 }
 
-/// The scheduled rows of `service` in `partitions` that are due, at most `limit` behind the first `skipped`, none of
-/// `topics`.
+fn values_of(store: &Store, held: &[Destination]) -> Vec<Value> {
+    let mut values = Vec::new();
+    for (topic, partitions) in by_topic(held) {
+        values.push(topic.into());
+        values.extend(partitions.map(|list| store.dialect().ints(list)));
+    }
+    values
+}
+
+/// The scheduled rows of `service` in `partitions` that are due, at most `limit` behind the first `skipped`, none for
+/// one of `held`.
 pub(crate) async fn due(
     store: &Store,
     service: &str,
     partitions: &[i64],
-    topics: &[String],
+    held: &[Destination],
     skipped: u64,
     limit: u64,
 ) -> Result<Vec<Pending>, StoreError> {
     let sql = format!(
         "SELECT {COLUMNS} FROM outbox_messages {{index:outbox_pending}} WHERE status = 'pending' AND due_at <= {{clock}} AND service = $1 \
          AND partition_no {{in:$2}} {} ORDER BY due_at, seq LIMIT $3 OFFSET $4",
-        none_of(topics, 5)
+        none_of(held, 5)
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
     let mut values = vec![
@@ -152,26 +200,26 @@ pub(crate) async fn due(
         limit.cast_signed().into(),
         skipped.cast_signed().into(),
     ];
-    values.extend(list_of(store, topics));
+    values.extend(values_of(store, held));
     let rows = store.query(&sql, values).await?;
     rows.iter().map(read).collect()
 }
 
-/// How long until the next scheduled row of `service` in `partitions` is due, negative once it is, none of `topics`;
+/// How long until the next scheduled row of `service` in `partitions` is due, negative once it is, none for one of `held`;
 /// `None` when there is none.
 pub(crate) async fn next_due(
     store: &Store,
     service: &str,
     partitions: &[i64],
-    topics: &[String],
+    held: &[Destination],
 ) -> Result<Option<f64>, StoreError> {
     let sql = format!(
         "SELECT -({{age:MIN(due_at)}}) AS wait FROM outbox_messages \
          WHERE status = 'pending' AND due_at IS NOT NULL AND service = $1 AND partition_no {{in:$2}} {}",
-        none_of(topics, 3)
+        none_of(held, 3)
     );
     let mut values = vec![service.into(), store.dialect().ints(partitions.iter().copied())];
-    values.extend(list_of(store, topics));
+    values.extend(values_of(store, held));
     let rows = store.query(&sql, values).await?;
     rows.first().map_or(Ok(None), |row| row.get("wait"))
 }
