@@ -87,6 +87,7 @@ on_every_transport! {
     handle_messages::survivors_take_over,
     identify_messages::other_bytes_are_no_repeat,
     identify_messages::a_retried_message_keeps_its_identity,
+    identify_messages::a_discarded_message_may_be_corrected,
 }
 
 #[tokio::test]

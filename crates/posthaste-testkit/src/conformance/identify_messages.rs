@@ -134,6 +134,26 @@ pub async fn a_retried_message_keeps_its_identity(at: &At) -> Result<()> {
     Ok(())
 }
 
+/// A dead letter that was discarded keeps no correction out, and comes to life by no repeat of itself.
+///
+/// # Errors
+/// When the correction is lost, or the discarded one is handled.
+pub async fn a_discarded_message_may_be_corrected(at: &At) -> Result<()> {
+    let suite = Suite::open(at).await?;
+    let engine = suite.start(true);
+    let rejected = suite.message(&work("corrected", 0, Act::Reject))?;
+    publish_and_wait(&suite, vec![rejected.clone()], 1).await?;
+    ensure!(dead_letter::discard(&suite.store, &Selection::default()).await? == 1);
+    let corrected = under(&suite, &rejected, &work("corrected", 1, Act::Succeed))?;
+    publish_and_wait(&suite, vec![rejected.clone(), corrected], 2).await?;
+    publish_and_wait(&suite, vec![rejected], 3).await?;
+    engine.stop(LIMIT).await;
+    let effects = suite.effects("corrected").await?;
+    ensure!(effects == [1], "{effects:?}");
+    ensure!(bodies_of_dead(&suite).await?.is_empty());
+    Ok(())
+}
+
 /// A row with a `message_id` and nothing else is known by that and its bytes; a row with headers is one of ours.
 ///
 /// # Errors
