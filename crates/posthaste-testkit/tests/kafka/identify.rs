@@ -70,3 +70,38 @@ async fn records_are_known_by_source_and_id_or_by_their_place() -> Result<()> {
     ensure!(effects == [1, 2, 3, 4, 5, 5, 6, 1000], "{effects:?}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_contract_s_own_key_goes_before_an_id_and_the_place() -> Result<()> {
+    let database = TestDatabase::sqlite()?;
+    let shop = Shop::open(&database, &transport()?, &topic()).await?;
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", servers::kafka()?)
+        .create()?;
+    let one_id = || {
+        OwnedHeaders::new().insert(Header {
+            key: "event_id",
+            value: Some("1"),
+        })
+    };
+    for (n, key, headers) in [
+        (1, "a", one_id()),
+        (2, "b", one_id()),
+        (3, "a", OwnedHeaders::new()),
+        (1000, "last", OwnedHeaders::new()),
+    ] {
+        let body = format!(r#"{{"n":{n},"key":"{key}"}}"#);
+        let record = FutureRecord::to(&shop.topic).key("k").payload(&body).headers(headers);
+        producer.send(record, LIMIT).await.map_err(|(error, _)| error)?;
+    }
+    let engine = shop.keyed_sales();
+    wait_until("the last effect", LIMIT, || async {
+        shop.effects("").await.ok()?.contains(&1000).then_some(())
+    })
+    .await?;
+    engine.stop(LIMIT).await;
+    let mut effects = shop.effects("").await?;
+    effects.sort_unstable();
+    ensure!(effects == [1, 2, 1000], "{effects:?}");
+    Ok(())
+}

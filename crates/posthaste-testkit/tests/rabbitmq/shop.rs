@@ -132,7 +132,6 @@ impl Shop {
     }
 
     /// The same, of messages with a key of their own.
-    #[allow(dead_code, reason = "the tests of Kafka share this file")]
     pub fn keyed_sales(&self) -> Engine {
         let mut subscription = Subscription::new::<KeyedSale, _>("shop.sales", &self.topic, Book);
         subscription.group = Some(self.topic.clone());
