@@ -70,7 +70,6 @@ pub(crate) struct VerificationAnswer {
     get,
     path = "/users/{user_id}",
     tag = "sign-up",
-    security((), ("bearer" = []), ("password" = [])),
     params(("user_id" = Uuid, Path, description = "The id that signing up answered")),
     responses(
         (status = 200, description = "The user", body = SignupView),
