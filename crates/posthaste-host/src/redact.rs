@@ -91,8 +91,10 @@ pub fn secret_value(value: &str) -> String {
     if !value.contains(':') || value.contains(char::is_whitespace) {
         return HIDDEN.to_owned();
     }
-    let Some((start, query)) = value.split_once('?') else {
-        return escape(&without_passwords(value));
+    // A password may have anything unescaped in it, a question mark too.
+    let masked = posthaste::store::mask(value);
+    let Some((start, query)) = masked.split_once('?') else {
+        return escape(&masked);
     };
     let query: Vec<Cow<'_, str>> = query
         .split('&')
@@ -101,7 +103,7 @@ pub fn secret_value(value: &str) -> String {
             _ => Cow::Borrowed(pair),
         })
         .collect();
-    escape(&format!("{}?{}", without_passwords(start), query.join("&")))
+    escape(&format!("{start}?{}", query.join("&")))
 }
 
 /// `text` without the secrets that its shape gives away: passwords in URLs, bearer tokens, values of
@@ -370,6 +372,17 @@ mod tests {
         );
         assert_eq!(secret_value("sqlite:data/x.db"), "sqlite:data/x.db");
         assert_eq!(secret_value("hunter2"), "***");
+        for url in [
+            "postgres://u:p?S3cret@h/n",
+            "amqp://u:p?S3cret@h",
+            "u:S3cret@h",
+            "amqp:u:S3cret@h",
+            "http://u:S3cret@h",
+            "http://h/v1?api_key=S3cret",
+            "http://h/v1?x=1&token=S3cret",
+        ] {
+            assert!(!secret_value(url).contains("S3cret"), "{url}: {}", secret_value(url));
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::build_services::build;
 use crate::check_services::ServiceChecks;
 use crate::config::{Auth, Config, ConfigErrors};
 use crate::health::{Health, Watched};
-use crate::http::{self, OwnNames, check_host};
+use crate::http::{self, OwnNames, TrustedProxies, check_host};
 use crate::open_services::{self, Database, OpenError};
 use crate::service::{Service, ServiceContext};
 use crate::system_routes::{self, System};
@@ -105,6 +105,10 @@ impl Host {
     ) -> Result<RunningHost, StartError> {
         let addr = listener.local_addr()?;
         let ops = listen_for_operators(config).await?;
+        let proxies = TrustedProxies::of(&config.settings).map_err(ConfigErrors::from)?;
+        // Checked when the configuration was loaded.
+        let per_address = config.settings.get("HTTP_CONNECTIONS_PER_ADDRESS");
+        let per_address = per_address.and_then(|text| text.parse().ok()).unwrap_or(0);
         let metrics = if config.on("METRICS_ENABLED") {
             Some(Metrics::install()?)
         } else {
@@ -204,8 +208,9 @@ impl Host {
         gate.declare_staff("metrics", system_routes::METRICS);
         let routes = routes.layer(come_again).layer(own_host);
         let router = http::app(&title, version, license, routes, system, gate);
+        let stop = host.stop.clone();
         host.server
-            .spawn(http::serve(listener, router, host.stop.clone(), DRAIN));
+            .spawn(http::serve_for(listener, router, stop, DRAIN, per_address, proxies));
         Ok(host)
     }
 }

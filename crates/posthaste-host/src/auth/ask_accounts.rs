@@ -15,6 +15,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::verify_token::{TokenRules, UnverifiedToken, bytes_of};
 use super::{Principal, Refusal, Verifier};
 use crate::config::{ConfigError, Settings};
+use crate::redact;
 
 /// How long the accounts service may take for one answer.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -37,7 +38,8 @@ pub(crate) fn accounts_over_http(settings: &Settings) -> Result<Option<Verifier>
     };
     if !url.starts_with("http://") {
         return Err(ConfigError::refused(format!(
-            "ACCOUNTS_URL={url}: write http://HOST:PORT; this build has no TLS towards the accounts service"
+            "ACCOUNTS_URL={}: write http://HOST:PORT; this build has no TLS towards the accounts service",
+            redact::secret_value(&url)
         )));
     }
     // A token goes to this service and nowhere else: not after a redirect, not through a proxy of the environment.
@@ -46,7 +48,7 @@ pub(crate) fn accounts_over_http(settings: &Settings) -> Result<Option<Verifier>
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
-        .map_err(|error| ConfigError::refused(format!("ACCOUNTS_URL={url}: {error}")))?;
+        .map_err(|error| ConfigError::refused(format!("ACCOUNTS_URL cannot be used: {error}")))?;
     let accounts = Arc::new(Accounts {
         client,
         url: url.trim_end_matches('/').to_owned(),

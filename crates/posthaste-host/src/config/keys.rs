@@ -109,6 +109,12 @@ pub const KEYS: &[Key] = &[
         "port of a listener on 127.0.0.1 for /metrics, which is then on no other one and asks for no token",
     ),
     key(
+        "HTTP_CONNECTIONS_PER_ADDRESS",
+        Some("128"),
+        Kind::Number,
+        "open connections of one address but this machine's and TRUSTED_PROXIES'; for more the longest idle one is closed; 0: any number",
+    ),
+    key(
         "ALLOWED_HOSTS",
         None,
         Kind::Text,

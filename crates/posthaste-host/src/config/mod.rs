@@ -352,7 +352,8 @@ fn read(sources: &Sources, named: &Named) -> Result<Option<(usize, Setting)>, Co
 fn refuse(name: &str, secret: bool, setting: &Setting, wrong: Wrong) -> ConfigError {
     WrongValue {
         key: name.to_owned(),
-        shown: if secret {
+        // Of any kind: a URL may have a password in it, or somebody wrote one into the wrong line.
+        shown: if secret || setting.value.contains(['@', '?']) {
             redact::secret_value(&setting.value)
         } else {
             setting.value.clone()

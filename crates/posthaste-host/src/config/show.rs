@@ -27,7 +27,10 @@ pub fn effective(config: &Config) -> Vec<Shown> {
         .map(|named| {
             let setting = value_of(config, &named.name);
             let (value, origin) = match setting {
-                Some(setting) if named.key.secret => (mask(named.key.kind, &setting.value), setting.origin.to_string()),
+                // A URL of any kind may have a password in it.
+                Some(setting) if named.key.secret || named.key.kind == Kind::HttpUrl => {
+                    (mask(named.key.kind, &setting.value), setting.origin.to_string())
+                }
                 Some(setting) => (redact::escape(&setting.value), setting.origin.to_string()),
                 None => (String::new(), String::new()),
             };

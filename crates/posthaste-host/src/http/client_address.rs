@@ -1,7 +1,7 @@
 //! Where a request comes from, for limits and the audit.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use axum::extract::{FromRef, FromRequestParts};
 use http::HeaderMap;
@@ -13,6 +13,9 @@ use crate::config::{ConfigError, Settings};
 /// The other end of the connection, as an extension of each request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) IpAddr);
+
+/// Whether it was said that somebody's `X-Forwarded-For` is not believed.
+static FORWARDED_BY_NOBODY: Once = Once::new();
 
 /// Most hops that are looked at.
 const HOPS: usize = 32;
@@ -62,6 +65,11 @@ impl TrustedProxies {
         Ok(Self(networks.collect::<Result<_, _>>()?))
     }
 
+    /// Whether `peer` is one of them.
+    pub(super) fn trust(&self, peer: IpAddr) -> bool {
+        self.contain(peer.to_canonical())
+    }
+
     fn contain(&self, address: IpAddr) -> bool {
         let number = number(address);
         self.0.iter().any(|network| number & network.mask == network.address)
@@ -71,6 +79,14 @@ impl TrustedProxies {
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.to_canonical();
         if !self.contain(client) {
+            if headers.contains_key("x-forwarded-for") {
+                FORWARDED_BY_NOBODY.call_once(|| {
+                    tracing::warn!(
+                        "X-Forwarded-For comes from an address that TRUSTED_PROXIES does not name, and is not believed: \
+                         if that is your proxy, all its clients count as one and share the limits of one"
+                    );
+                });
+            }
             return client;
         }
         // Bytes: what a client sent of other kinds must not hide what the proxies wrote behind it.

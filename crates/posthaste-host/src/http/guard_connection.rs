@@ -52,6 +52,11 @@ impl Watch {
         });
     }
 
+    /// Whether no request is at work.
+    pub(super) fn is_idle(&self) -> bool {
+        self.with(|seen| seen.awaiting_head)
+    }
+
     /// Notes that hyper read a whole head.
     pub(super) fn dispatch(&self) {
         self.with(|seen| {

@@ -20,6 +20,7 @@ mod query;
 mod read_body;
 mod request_context;
 mod serve;
+mod share_connections;
 mod strict_json;
 mod validate;
 
@@ -34,5 +35,6 @@ pub use measure_request::{ACTIVE_REQUESTS, REQUEST_DURATION};
 pub use problem::ApiError;
 pub use query::{ApiPath, ApiQuery};
 pub use read_body::BodyLimit;
+pub(crate) use serve::serve_for;
 pub use serve::{Limits, serve, serve_with};
 pub use validate::{FieldError, Validate};

@@ -27,10 +27,11 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::client_address::Peer;
+use super::client_address::{Peer, TrustedProxies};
 use super::guard_connection::{Guarded, HEAD_LIMIT, HeadTimer, Watch};
 use super::problem::ApiError;
 use super::request_context::{RequestLimit, secure};
+use super::share_connections::{Place, Shares};
 
 /// How long a part of an exchange may take, and how many clients there may be at once.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,8 @@ pub struct Limits {
     pub stall: Duration,
     /// Connections at once; more wait in the listener's backlog.
     pub connections: usize,
+    /// Connections at once of one address (IPv6: of one /64); for more the longest idle one is closed. 0: no limit.
+    pub per_address: usize,
 }
 
 impl Default for Limits {
@@ -58,6 +61,7 @@ impl Default for Limits {
             request: RequestLimit::DEFAULT.0,
             stall: Duration::from_secs(30),
             connections: 1024,
+            per_address: 128,
         }
     }
 }
@@ -78,6 +82,34 @@ pub async fn serve_with(
     drain: Duration,
     limits: Limits,
 ) {
+    serve_shared(listener, router, shutdown, drain, limits, None).await;
+}
+
+/// [`serve`] where `proxies`, and this machine, have the connections of many clients.
+pub(crate) async fn serve_for(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+    drain: Duration,
+    per_address: usize,
+    proxies: TrustedProxies,
+) {
+    let limits = Limits {
+        per_address,
+        ..Limits::default()
+    };
+    serve_shared(listener, router, shutdown, drain, limits, Some(proxies)).await;
+}
+
+async fn serve_shared(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+    drain: Duration,
+    limits: Limits,
+    proxies: Option<TrustedProxies>,
+) {
+    let shares = Shares::new(limits.per_address, proxies);
     let room = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     loop {
@@ -88,9 +120,12 @@ pub async fn serve_with(
         };
         match accepted {
             Ok((socket, peer, permit)) => {
+                let Some(place) = shares.take(peer.ip()) else {
+                    continue;
+                };
                 let (router, stop) = (router.clone(), shutdown.child_token());
                 connections.spawn(async move {
-                    connection(socket, peer, router, stop, limits).await;
+                    connection(socket, peer, router, stop, limits, place).await;
                     drop(permit);
                 });
             }
@@ -121,7 +156,15 @@ async fn accept(
     Ok((socket, peer, permit))
 }
 
-async fn connection(socket: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken, limits: Limits) {
+async fn connection(
+    socket: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+    limits: Limits,
+    place: Place,
+) {
+    let place = Arc::new(place);
     let watch = Arc::new(Watch::default());
     let timer = HeadTimer {
         watch: watch.clone(),
@@ -136,9 +179,10 @@ async fn connection(socket: TcpStream, peer: SocketAddr, router: Router, stop: C
     };
     let door = Door {
         router,
-        watch,
+        watch: watch.clone(),
         limits,
         peer: Peer(peer.ip()),
+        place: place.clone(),
     };
     let served = http1::Builder::new()
         .timer(timer)
@@ -149,6 +193,14 @@ async fn connection(socket: TcpStream, peer: SocketAddr, router: Router, stop: C
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
+        // Cut off where nothing is at work; a request that is under way has its answer first.
+        () = place.evicted() => {
+            if watch.is_idle() {
+                return;
+            }
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
         () = stop.cancelled() => {
             served.as_mut().graceful_shutdown();
             served.await
@@ -166,6 +218,7 @@ struct Door {
     watch: Arc<Watch>,
     limits: Limits,
     peer: Peer,
+    place: Arc<Place>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Door {
@@ -175,6 +228,7 @@ impl hyper::service::Service<Request<Incoming>> for Door {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.watch.dispatch();
+        self.place.touch();
         if let Some(reason) = self.refuse(&request) {
             return Either::Right(ready(Ok(refusal(reason))));
         }

@@ -125,6 +125,29 @@ async fn no_more_connections_than_allowed() {
 }
 
 #[tokio::test]
+async fn one_address_keeps_nobody_out() {
+    let server = start(Limits {
+        per_address: 3,
+        ..Limits::default()
+    })
+    .await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::connect(&server).await;
+        client.send(GET).await;
+        assert_eq!(client.answer().await.status, 200);
+        open.push(client);
+    }
+    // The one that was idle for longest makes room, the others go on.
+    let mut fourth = Client::connect(&server).await;
+    fourth.send(GET).await;
+    assert_eq!(fourth.answer().await.status, 200);
+    assert!(open[0].closed().await.is_empty(), "the first one");
+    open[2].send(GET).await;
+    assert_eq!(open[2].answer().await.status, 200, "the third one");
+}
+
+#[tokio::test]
 async fn ambiguous_requests_are_refused_and_the_connection_closed() {
     let server = start(Limits::default()).await;
     let json = "Content-Type: application/json\r\n";

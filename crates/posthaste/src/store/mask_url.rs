@@ -3,15 +3,19 @@
 /// `url` with its passwords replaced: before the host, and in the query. It need not be a URL that anybody can read:
 /// whoever mistypes one is told so, and not with the password.
 pub fn mask(url: &str) -> String {
-    let (start, query) = match url.split_once('?') {
-        Some((start, query)) => (start, Some(query)),
-        None => (url, None),
+    let (login, rest) = match without_password(url) {
+        Some((login, rest)) => (login, rest),
+        None => (String::new(), url),
     };
-    let mut shown = without_password(start);
+    let (start, query) = match rest.split_once('?') {
+        Some((start, query)) => (start, Some(query)),
+        None => (rest, None),
+    };
+    let mut shown = login + start;
     for (n, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
         shown.push(if n == 0 { '?' } else { '&' });
         match pair.split_once('=') {
-            Some((name, _)) if name.to_ascii_lowercase().ends_with("password") => {
+            Some((name, _)) if is_secret(name) => {
                 shown.push_str(name);
                 shown.push_str("=***");
             }
@@ -21,15 +25,29 @@ pub fn mask(url: &str) -> String {
     shown
 }
 
-fn without_password(url: &str) -> String {
-    let hidden = || {
-        let (scheme, rest) = url.split_once("://")?;
-        // A password with an unescaped @ or slash is still one.
-        let (login, host) = rest.rsplit_once('@')?;
-        let (user, _password) = login.split_once(':')?;
-        Some(format!("{scheme}://{user}:***@{host}"))
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["password", "passwd", "pwd", "secret", "token", "key"]
+        .iter()
+        .any(|end| name.ends_with(end))
+}
+
+/// What stands up to the last `@`, its password replaced, and what follows. A password may have anything unescaped in it
+/// (`/`, `?`, `@`), so everything from the first `:` after the scheme to the last `@` is one.
+fn without_password(url: &str) -> Option<(String, &str)> {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, url),
     };
-    hidden().unwrap_or_else(|| url.to_owned())
+    let at = rest.rfind('@')?;
+    let (login, host) = rest.split_at(at);
+    let (user, _password) = login.split_once(':')?;
+    match scheme {
+        Some(scheme) => Some((format!("{scheme}://{user}:***"), host)),
+        // A file may be called so.
+        None if user == "sqlite" => None,
+        None => Some((format!("{user}:***"), host)),
+    }
 }
 
 #[cfg(test)]
@@ -48,6 +66,13 @@ mod tests {
             ("postgres://u@h:5432/n", "postgres://u@h:5432/n"),
             ("sqlite:data/a@b.db", "sqlite:data/a@b.db"),
             ("sql:", "sql:"),
+            ("postgres://u:p?S3cret@h/n", "postgres://u:***@h/n"),
+            ("postgres://u:p?a=b&S3cret@h/n?x=1", "postgres://u:***@h/n?x=1"),
+            ("smtp://u:p@S3cret@h", "smtp://u:***@h"),
+            ("u:S3cret@h", "u:***@h"),
+            ("amqp:u:S3cret@h", "amqp:***@h"),
+            ("http://h:4318/?api_key=S3cret", "http://h:4318/?api_key=***"),
+            ("http://h/?mail=a@b", "http://h/?mail=a@b"),
         ] {
             assert_eq!(mask(url), shown);
         }
