@@ -34,7 +34,7 @@ struct House {
     host: RunningHost,
     client: reqwest::Client,
     store: Store,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 #[derive(Debug)]
@@ -51,7 +51,10 @@ struct Person {
 
 impl House {
     async fn open() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        Self::open_in(tempfile::tempdir()?).await
+    }
+
+    async fn open_in(folder: tempfile::TempDir) -> Result<Self> {
         let services: [Service; 4] = [
             accounts::service(),
             orders::service(),
@@ -74,7 +77,7 @@ impl House {
             host: Host::start(&services, &config, listener).await?,
             client: reqwest::Client::builder().timeout(LIMIT).build()?,
             store: Store::open(&database, StoreOptions::default())?,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -119,9 +122,10 @@ impl House {
         Ok(answer.body["access_token"].as_str().context("a token")?.to_owned())
     }
 
-    async fn close(self) {
+    async fn close(self) -> tempfile::TempDir {
         self.store.close().await;
         self.host.stop().await;
+        self.folder
     }
 }
 
@@ -280,5 +284,66 @@ async fn a_user_sends_and_reads_only_what_is_its_own() -> Result<()> {
         "{answer:?}"
     );
     house.close().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_in_the_file_says_who_a_deleted_user_was() -> Result<()> {
+    let house = House::open().await?;
+    let gone = house.enter("whoisthis", "user").await?;
+    let (ann, own) = (house.enter("ann", "user").await?, format!("/api/v1/users/{}", gone.id));
+    let change = json!({"first_name": "Zebulon"});
+    let answer = house.ask("PUT", &own, Some(&gone.token), Some(&change)).await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let events = format!("/api/events?user_id={}", gone.id);
+    wait_until("both events to be recorded", LIMIT, || async {
+        let page = house.ask("GET", &events, Some(&gone.token), None).await.ok()?;
+        (page.body["items"].as_array()?.len() == 2).then_some(())
+    })
+    .await?;
+    // What an earlier version has recorded of the user.
+    let sql = "UPDATE processed_events SET payload = $2 WHERE user_id = $1";
+    let old = json!({"email": "whoisthis@example.com", "first_name": "Zebulon"}).to_string();
+    let values = vec![house.store.dialect().uuid(gone.id.parse()?), old.into()];
+    ensure!(house.store.execute(sql, values).await? == 2);
+    let deleted = house.ask("DELETE", &own, Some(&gone.token), None).await?;
+    ensure!(deleted.status == 200, "{deleted:?}");
+    let admin = house.enter("admin", "admin").await?;
+    wait_until("the deletion to be recorded", LIMIT, || async {
+        let page = house.ask("GET", &events, Some(&admin.token), None).await.ok()?;
+        (page.body["items"].as_array()?.len() == 3).then_some(())
+    })
+    .await?;
+    let page = house.ask("GET", &events, Some(&admin.token), None).await?;
+    ensure!(
+        !page.text.contains("whoisthis") && !page.text.contains("Zebulon"),
+        "{page:?}"
+    );
+
+    // A worker blanks the messages at its start.
+    let house = House::open_in(house.close().await).await?;
+    wait_until("the messages to be blanked", LIMIT, || async {
+        let sql = "SELECT id FROM users WHERE erased_at IS NOT NULL";
+        (house.store.query(sql, vec![]).await.ok()?.len() == 1).then_some(())
+    })
+    .await?;
+    let folder = house.close().await;
+    let mut looked_at = 0;
+    for entry in std::fs::read_dir(folder.path())? {
+        let path = entry?.path();
+        if !path.is_file() {
+            continue;
+        }
+        looked_at += 1;
+        let bytes = std::fs::read(&path)?;
+        let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        ensure!(!has("whoisthis") && !has("Zebulon"), "{}", path.display());
+        ensure!(
+            path.extension().is_none_or(|kind| kind != "db") || has("ann@example.com"),
+            "{}",
+            ann.id
+        );
+    }
+    ensure!(looked_at > 0);
     Ok(())
 }

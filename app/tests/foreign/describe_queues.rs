@@ -90,7 +90,7 @@ pub const QUEUES: [Queue; 6] = [
         topic: "user.registered",
         subscription: "notifications.record.user.registered",
         copies: None,
-        members: &["user_id", "email"],
+        members: &["user_id"],
         body: |name, _free| format!(r#"{{"user_id":"{name}","email":"ann@example.com"}}"#),
         free: None,
         rows: "SELECT user_id AS name FROM processed_events WHERE event_type = 'user.registered'",

@@ -1,4 +1,5 @@
-//! What happens to users after they came to be, and to those that were made by hand.
+//! What happens to users after they came to be, and to those that were made by hand. No event carries an address or a
+//! name: events are stored by others and stay there when the user is gone. Accounts tells them those who may know.
 
 use chrono::{DateTime, Utc};
 use posthaste::Event;
@@ -6,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::object::object_only;
-use crate::text::check_line;
 
 /// A user was made by hand, not by signing up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,12 +14,6 @@ use crate::text::check_line;
 pub struct UserCreated {
     /// The new user.
     pub user_id: Uuid,
-    /// Its canonical address.
-    pub email: String,
-    /// Given name.
-    pub first_name: String,
-    /// Family name.
-    pub last_name: String,
     /// Whether it may sign in.
     pub is_active: bool,
     /// When the user came to be.
@@ -34,12 +28,6 @@ object_only!(UserCreated);
 pub struct UserUpdated {
     /// Which user.
     pub user_id: Uuid,
-    /// Its canonical address.
-    pub email: String,
-    /// Given name.
-    pub first_name: String,
-    /// Family name.
-    pub last_name: String,
     /// Whether it may sign in.
     pub is_active: bool,
     /// Rises with every change: of two events the one with the higher version holds.
@@ -62,17 +50,6 @@ pub struct UserDeleted {
 
 object_only!(UserDeleted);
 
-fn check_user(email: &str, first_name: &str, last_name: &str) -> Result<(), String> {
-    for (member, text, longest) in [
-        ("email", email, 255),
-        ("first_name", first_name, 100),
-        ("last_name", last_name, 100),
-    ] {
-        check_line(text, longest).map_err(|rule| rule.of(member))?;
-    }
-    Ok(())
-}
-
 impl Event for UserCreated {
     const TYPE: &'static str = "user.created";
     const TOPIC: &'static str = "user.created";
@@ -80,10 +57,6 @@ impl Event for UserCreated {
 
     fn key(&self) -> Option<String> {
         Some(self.user_id.to_string())
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        check_user(&self.email, &self.first_name, &self.last_name)
     }
 }
 
@@ -94,10 +67,6 @@ impl Event for UserUpdated {
 
     fn key(&self) -> Option<String> {
         Some(self.user_id.to_string())
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        check_user(&self.email, &self.first_name, &self.last_name)
     }
 }
 

@@ -35,6 +35,7 @@ pub mod correlation;
 pub mod dead_letter;
 pub mod engine;
 mod envelope;
+pub mod erasure;
 pub mod failpoint;
 pub mod failure;
 mod floor;

@@ -1,14 +1,16 @@
-//! The table `audit_events`: who did what, from where. Rows are only ever added, in the transaction of what they tell.
+//! The table `audit_events`: who did what, from where. Rows are only ever added, in the transaction of what they tell;
+//! they go when they are old.
 
 use axum::extract::{FromRef, FromRequestParts};
+use chrono::{DateTime, Utc};
 use http::header::USER_AGENT;
 use http::request::Parts;
 use posthaste::correlation;
 use posthaste::store::{Column, Insert, OnConflict};
-use posthaste::{StoreError, Tx};
+use posthaste::{Store, StoreError, Tx};
 use posthaste_host::auth::Caller;
 use posthaste_host::http::{ApiError, ClientAddress, TrustedProxies};
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 /// Most characters kept of a user agent.
 const AGENT: usize = 255;
@@ -97,4 +99,23 @@ pub(crate) async fn record(tx: &Tx, event: AuditEvent) -> Result<(), StoreError>
     ];
     INSERT.run(tx, vec![row]).await?;
     Ok(())
+}
+
+/// Removes at most `most` records from before `at`; answers whether there may be more. Their ids begin with the time.
+pub(crate) async fn purge(store: &Store, at: DateTime<Utc>, most: i64) -> Result<bool, StoreError> {
+    let seconds = u64::try_from(at.timestamp()).unwrap_or_default();
+    let mut first = *Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, 0)).as_bytes();
+    // What stands behind the time and the version is random; the lowest id of that moment has none of it.
+    first[7..].fill(0);
+    let dialect = store.dialect();
+    let sql = "SELECT id FROM audit_events WHERE id < $1 ORDER BY id LIMIT $2";
+    let rows = store
+        .query(sql, vec![dialect.uuid(Uuid::from_bytes(first)), most.into()])
+        .await?;
+    let ids = rows.iter().map(|row| row.uuid("id")).collect::<Result<Vec<_>, _>>()?;
+    if !ids.is_empty() {
+        let sql = "DELETE FROM audit_events WHERE id {in:$1}";
+        store.execute(sql, vec![dialect.uuids(ids)]).await?;
+    }
+    Ok(rows.len() as i64 == most)
 }

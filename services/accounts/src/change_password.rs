@@ -112,7 +112,7 @@ pub(crate) async fn change_password(
     if !credentials_repository::set_password(&tx, user.user_id, Some(&checked), &hash).await? {
         return Err(wrong());
     }
-    credentials_repository::void_resets(&tx, user.user_id, at).await?;
+    credentials_repository::void_resets(&tx, user.user_id).await?;
     sessions_repository::end_all(&tx, user.user_id, Some(principal.session_id), "password", at).await?;
     audit_repository::record(&tx, event("user.password_changed", user.user_id, &origin, None)).await?;
     let notice = Message::of(&MailRequested::to(user.user_id, Occasion::PasswordChanged))?;

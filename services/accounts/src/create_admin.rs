@@ -114,7 +114,7 @@ async fn take_over(context: &ServiceContext, id: Uuid, hash: &str) -> Result<(),
         {
             return Ok(false);
         }
-        credentials_repository::void_resets(&tx, id, at).await?;
+        credentials_repository::void_resets(&tx, id).await?;
         sessions_repository::end_all(&tx, id, None, "taken over", at).await?;
         audit_repository::record(&tx, event(id)).await?;
         tx.commit().await?;

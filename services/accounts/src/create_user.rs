@@ -173,9 +173,6 @@ impl Answer<CreateUser> for Accounts {
                 audit_repository::record(tx, event).await?;
                 let created = UserCreated {
                     user_id: made.id,
-                    email: made.email.clone(),
-                    first_name: made.first_name.clone(),
-                    last_name: made.last_name.clone(),
                     is_active: made.is_active,
                     created_at: made.created_at,
                 };

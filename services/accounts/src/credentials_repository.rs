@@ -90,30 +90,32 @@ pub(crate) async fn promote(tx: &Tx, id: Uuid) -> Result<bool, StoreError> {
     Ok(tx.execute(sql, vec![tx.dialect().uuid(id), ADMIN.into()]).await? == 1)
 }
 
-/// Makes `hash` the one reset token of `user`, asked for at `requested_at`, unless a later request or a new password
-/// has come between; answers whether it did.
+/// What time it is for the database: the one clock for requests that are compared with each other.
+pub(crate) async fn clock(store: &Store) -> Result<DateTime<Utc>, StoreError> {
+    let rows = store.query("SELECT {now} AS time", vec![]).await?;
+    rows.first().map_or(Ok(Utc::now()), |row| row.time("time"))
+}
+
+/// Makes `hash` the one reset token of `user`, good for `life` µs and asked for at `requested_at`, unless a later request
+/// or a new password has come between; answers whether it did. A row from far in the future, which no clock of ours has
+/// made, counts for nothing.
 pub(crate) async fn set_reset(
     tx: &Tx,
     user: Uuid,
     hash: &str,
     requested_at: DateTime<Utc>,
-    expires_at: DateTime<Utc>,
+    life: i64,
 ) -> Result<bool, StoreError> {
     let dialect = tx.dialect();
     let sql = "INSERT INTO reset_tokens (user_id, requested_at, expires_at) VALUES ($1, $2, $3) {ignore:user_id}";
     let long_ago = dialect.time(DateTime::UNIX_EPOCH);
     tx.execute(sql, vec![dialect.uuid(user), long_ago.clone(), long_ago])
         .await?;
-    let sql = "UPDATE reset_tokens SET token_hash = $2, requested_at = $3, expires_at = $4 \
-        WHERE user_id = $1 AND requested_at <= $5";
+    let sql = "UPDATE reset_tokens SET token_hash = $2, requested_at = $3, expires_at = {after:$4} \
+        WHERE user_id = $1 AND (requested_at <= $5 OR requested_at > {after:$6})";
     let at = dialect.time(requested_at);
-    let values = vec![
-        dialect.uuid(user),
-        hash.into(),
-        at.clone(),
-        dialect.time(expires_at),
-        at,
-    ];
+    let far = 300_000_000_i64;
+    let values = vec![dialect.uuid(user), hash.into(), at.clone(), life.into(), at, far.into()];
     Ok(tx.execute(sql, values).await? == 1)
 }
 
@@ -128,31 +130,29 @@ pub(crate) async fn contest(tx: &Tx, email: &EmailAddress) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Whose reset token has the hash `hash` and has not expired at `at`.
-pub(crate) async fn holder_of_reset(store: &Store, hash: &str, at: DateTime<Utc>) -> Result<Option<Uuid>, StoreError> {
-    let sql = "SELECT user_id FROM reset_tokens WHERE token_hash = $1 AND expires_at > $2";
-    let rows = store.query(sql, vec![hash.into(), store.dialect().time(at)]).await?;
+/// Whose reset token has the hash `hash` and has not expired.
+pub(crate) async fn holder_of_reset(store: &Store, hash: &str) -> Result<Option<Uuid>, StoreError> {
+    let sql = "SELECT user_id FROM reset_tokens WHERE token_hash = $1 AND expires_at > {now}";
+    let rows = store.query(sql, vec![hash.into()]).await?;
     rows.first().map(|row| row.uuid("user_id")).transpose()
 }
 
 /// Uses the reset token with the hash `hash` up; of several callers one is told `true`.
-pub(crate) async fn spend_reset(tx: &Tx, user: Uuid, hash: &str, at: DateTime<Utc>) -> Result<bool, StoreError> {
-    let dialect = tx.dialect();
-    let sql = "UPDATE reset_tokens SET token_hash = NULL, requested_at = $3 \
-        WHERE user_id = $1 AND token_hash = $2 AND expires_at > $4";
-    let values = vec![dialect.uuid(user), hash.into(), dialect.time(at), dialect.time(at)];
+pub(crate) async fn spend_reset(tx: &Tx, user: Uuid, hash: &str) -> Result<bool, StoreError> {
+    let sql = "UPDATE reset_tokens SET token_hash = NULL, requested_at = {now} \
+        WHERE user_id = $1 AND token_hash = $2 AND expires_at > {now}";
+    let values = vec![tx.dialect().uuid(user), hash.into()];
     Ok(tx.execute(sql, values).await? == 1)
 }
 
-/// From now on no reset token of `user` that was asked for before `at` is good, not even one that is still on its way.
-pub(crate) async fn void_resets(tx: &Tx, user: Uuid, at: DateTime<Utc>) -> Result<(), StoreError> {
-    let dialect = tx.dialect();
-    let sql = "INSERT INTO reset_tokens (user_id, requested_at, expires_at) VALUES ($1, $2, $3) {ignore:user_id}";
-    tx.execute(sql, vec![dialect.uuid(user), dialect.time(at), dialect.time(at)])
-        .await?;
-    let sql = "UPDATE reset_tokens SET token_hash = NULL, requested_at = $2 WHERE user_id = $1 AND requested_at < $3";
-    tx.execute(sql, vec![dialect.uuid(user), dialect.time(at), dialect.time(at)])
-        .await?;
+/// From now on no reset token of `user` that was asked for before is good, whatever its date, not even one that is still
+/// on its way.
+pub(crate) async fn void_resets(tx: &Tx, user: Uuid) -> Result<(), StoreError> {
+    let id = || tx.dialect().uuid(user);
+    let sql = "INSERT INTO reset_tokens (user_id, requested_at, expires_at) VALUES ($1, {now}, {now}) {ignore:user_id}";
+    tx.execute(sql, vec![id()]).await?;
+    let sql = "UPDATE reset_tokens SET token_hash = NULL, requested_at = {now} WHERE user_id = $1";
+    tx.execute(sql, vec![id()]).await?;
     Ok(())
 }
 

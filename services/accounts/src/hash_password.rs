@@ -104,13 +104,25 @@ impl PasswordHashing {
     /// As [`PasswordHashing::hash`].
     pub async fn verify(&self, password: Password, hash: Option<String>) -> Result<Verified, HashError> {
         let (argon2, params) = (self.argon2(), self.params.clone());
+        // A hash that came by a queue may cost anything: beyond what is bearable it is none.
+        let hash = hash.filter(|hash| is_bearable(hash, &params));
         let known = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.nobodys());
+        let nobodys = self.nobodys();
         self.in_turn(move || {
-            let hash = PasswordHash::new(&hash).map_err(|error| HashError::Failed(error.to_string()))?;
+            let parse = |hash: &str| PasswordHash::new(hash).map_err(|error| HashError::Failed(error.to_string()));
+            let nobodys = parse(&nobodys)?;
+            let hash = match &hash {
+                Some(hash) => parse(hash)?,
+                None => nobodys.clone(),
+            };
             // The work first: `known` must not spare it.
             let right = argon2.verify_password(password.as_bytes(), &hash).is_ok() && known;
-            let outdated = right && Params::try_from(&hash).map_or(true, |old| weaker(&old, &params));
+            let old = Params::try_from(&hash).map_or(true, |old| weaker(&old, &params));
+            if old && !right {
+                // A right password is hashed anew; a wrong one must not be told from an unknown user by being quick.
+                drop(argon2.verify_password(password.as_bytes(), &nobodys));
+            }
+            let outdated = right && old;
             Ok(Verified { right, outdated })
         })
         .await?
@@ -143,6 +155,61 @@ impl PasswordHashing {
     }
 }
 
+/// By how much a stored hash may cost more than a new one: whoever has lowered the settings still gets in.
+const BEARABLE: u64 = 16;
+
+/// Whether checking `hash` takes at most [`BEARABLE`] times the memory and the work of a hash with `params`.
+fn is_bearable(hash: &str, params: &Params) -> bool {
+    let Ok(hash) = PasswordHash::new(hash) else {
+        return false;
+    };
+    hash.salt.is_some() && hash.hash.is_some() && Params::try_from(&hash).is_ok_and(|asked| is_within(&asked, params))
+}
+
+fn is_within(asked: &Params, params: &Params) -> bool {
+    let work = |params: &Params| u64::from(params.m_cost()) * u64::from(params.t_cost());
+    let memory = u64::from(params.m_cost()) * BEARABLE;
+    asked.p_cost() == 1 && u64::from(asked.m_cost()) <= memory && work(asked) <= work(params) * BEARABLE
+}
+
+/// Whether `hash` is one of argon2id that a process with the usual settings would check at all.
+pub(crate) fn is_acceptable(hash: &str) -> bool {
+    let usual = Params::new(USUAL.0, USUAL.1, 1, None);
+    hash.starts_with("$argon2id$v=19$") && hash.len() <= 255 && usual.is_ok_and(|usual| is_bearable(hash, &usual))
+}
+
+/// Memory in KiB and passes where nothing is set.
+const USUAL: (u32, u32) = (19_456, 2);
+
 fn weaker(old: &Params, new: &Params) -> bool {
     old.m_cost() < new.m_cost() || old.t_cost() < new.t_cost()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(memory: u32, passes: u32, lanes: u32) -> String {
+        let (salt, bytes) = ("c2FsdHNhbHRzYWx0c2FsdA", "A".repeat(43));
+        format!("$argon2id$v=19$m={memory},t={passes},p={lanes}${salt}${bytes}")
+    }
+
+    #[test]
+    fn a_hash_from_elsewhere_costs_little_more_than_one_of_ours() {
+        for (memory, passes) in [USUAL, (47_104, 1), (65_536, 3), (8, 1)] {
+            assert!(is_acceptable(&hash(memory, passes, 1)), "{memory} {passes}");
+        }
+        for (memory, passes) in [(1_048_576, 1), (19_456, 120), (8, 4_000_000), (4_294_967_295, 1)] {
+            assert!(!is_acceptable(&hash(memory, passes, 1)), "{memory} {passes}");
+        }
+        assert!(!is_acceptable(&hash(19_456, 2, 8)));
+        for no_hash in [
+            "",
+            "$argon2id$v=19$",
+            "$argon2id$v=19$m=19456,t=2,p=1",
+            "$argon2i$v=19$m=8,t=1,p=1$YWJjZGVmZ2g$AAAA",
+        ] {
+            assert!(!is_acceptable(no_hash), "{no_hash}");
+        }
+    }
 }

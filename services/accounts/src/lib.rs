@@ -10,6 +10,7 @@ mod create_user;
 mod credentials_repository;
 mod delete_user;
 mod email_address;
+mod erase_users;
 mod hash_password;
 mod limit_attempts;
 mod locate_user;
@@ -84,12 +85,19 @@ pub fn service() -> Service {
                 run: |context, which| Box::pin(revoke_keys::revoke_keys(context, which)),
             },
         ],
-        chores: &[purge_ended::CHORE],
+        chores: &[purge_ended::CHORE, erase_users::CHORE],
         ..Service::new("accounts", build)
     }
 }
 
-const MIGRATIONS: &[Migration] = &[ACCOUNTS, SESSIONS, SIGNING_TURN, NOTIFIED_FOR, WAITING_PASSWORDS];
+const MIGRATIONS: &[Migration] = &[
+    ACCOUNTS,
+    SESSIONS,
+    SIGNING_TURN,
+    NOTIFIED_FOR,
+    WAITING_PASSWORDS,
+    ERASED_AT,
+];
 
 const ACCOUNTS: Migration = Migration {
     version: 1,
@@ -163,6 +171,21 @@ const WAITING_PASSWORDS: Migration = Migration {
         postgres: include_str!("../migrations/0005_waiting_passwords.postgres.down.sql"),
         sqlite: include_str!("../migrations/0005_waiting_passwords.sqlite.down.sql"),
         mysql: include_str!("../migrations/0005_waiting_passwords.mysql.down.sql"),
+    },
+};
+
+const ERASED_AT: Migration = Migration {
+    version: 6,
+    name: "erased_at",
+    up: Sql {
+        postgres: include_str!("../migrations/0006_erased_at.postgres.up.sql"),
+        sqlite: include_str!("../migrations/0006_erased_at.sqlite.up.sql"),
+        mysql: include_str!("../migrations/0006_erased_at.mysql.up.sql"),
+    },
+    down: Sql {
+        postgres: include_str!("../migrations/0006_erased_at.postgres.down.sql"),
+        sqlite: include_str!("../migrations/0006_erased_at.sqlite.down.sql"),
+        mysql: include_str!("../migrations/0006_erased_at.mysql.down.sql"),
     },
 };
 

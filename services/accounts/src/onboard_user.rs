@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::audit_repository::{self, AuditEvent, Origin};
 use crate::credentials_repository;
 use crate::email_address::EmailAddress;
+use crate::hash_password::is_acceptable;
 use crate::mail_user::{MailRequested, Occasion};
 use crate::users_repository::{self, NewUser, Onboarding};
 use crate::waiting_passwords_repository;
@@ -53,9 +54,8 @@ impl Event for SignupRequested {
         for (member, name) in [("first_name", &self.first_name), ("last_name", &self.last_name)] {
             check_line(name, 100).map_err(|rule| format!("{member} {rule}"))?;
         }
-        let hashed = |hash: &String| hash.starts_with("$argon2id$v=19$") && hash.len() <= 255 && hash.is_ascii();
-        if self.password_hash.as_ref().is_some_and(|hash| !hashed(hash)) {
-            return Err("password_hash must be a PHC string of argon2id".to_owned());
+        if self.password_hash.as_ref().is_some_and(|hash| !is_acceptable(hash)) {
+            return Err("password_hash must be a PHC string of argon2id that does not cost too much".to_owned());
         }
         Ok(())
     }
@@ -117,9 +117,6 @@ impl Handle<SignupRequested> for OnboardUser {
             Onboarding::Begun => {
                 cx.publish(&UserRegistered {
                     user_id: signup.user_id,
-                    email: signup.email,
-                    first_name: signup.first_name,
-                    last_name: signup.last_name,
                     registered_at: Some(signup.requested_at),
                 })?;
                 cx.publish(&MailRequested::to(signup.user_id, Occasion::Verification))?;

@@ -92,14 +92,18 @@ impl RefreshCookie {
         (token.len() == TOKEN_LENGTH && token.bytes().all(right)).then(|| token.to_owned())
     }
 
+    /// Bytes, as browsers compare them: only blanks and tabs stand around a name. What looks like a blank beyond ASCII is
+    /// part of another name, which a sister host may set although ours begins with `__Host-`.
     fn values<'a>(&self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
-        let name = self.name();
+        let name = self.name().as_bytes();
         let lines = headers.get_all(COOKIE).into_iter().map(HeaderValue::as_bytes);
         let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
         pairs.filter_map(move |pair| {
             // Another site's cookie may hold any bytes; it must not hide ours.
-            let (key, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
-            (key.trim() == name).then(|| value.trim())
+            let at = pair.iter().position(|byte| *byte == b'=')?;
+            let (key, value) = (trim(&pair[..at]), trim(&pair[at + 1..]));
+            // What is no text is no token.
+            (key == name).then(|| std::str::from_utf8(value).unwrap_or_default())
         })
     }
 
@@ -174,6 +178,13 @@ fn refused(detail: &'static str) -> ApiError {
     ApiError::of(StatusCode::FORBIDDEN).detail(detail)
 }
 
+fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +219,13 @@ mod tests {
         );
         assert_eq!(read(&[&format!("{ours}; __Host-refresh={other}")]), None);
         assert_eq!(read(&[&ours, &ours]), None);
+        assert_eq!(read(&[&format!("a=b;\t {ours} ; c=d")]), Some(token.clone()));
+        // A sister host may set cookies of these names, and browsers send them as they are.
+        for blank in ["\u{2000}", "\u{85}", "\u{a0}", "\u{1680}", "\u{2028}", "\u{3000}"] {
+            let theirs = format!("{blank}__Host-refresh={other}");
+            assert_eq!(read(&[&theirs]), None, "{blank:?}");
+            assert_eq!(read(&[&format!("{theirs}; {ours}")]), Some(token.clone()), "{blank:?}");
+        }
         for wrong in [
             "__Host-refresh=",
             "__Host-refresh=abc",

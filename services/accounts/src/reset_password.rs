@@ -9,6 +9,7 @@ use posthaste::{Event, Failure, HandleOutside, Handled, Message, Outside, outbox
 use posthaste_host::http::{ApiError, ApiJson, ClientAddress, FieldError, Validate};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::Accounts;
 use crate::audit_repository::{self, AuditEvent, Origin};
@@ -63,9 +64,13 @@ impl Validate for NewPassword {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResetRequested {
-    /// The canonical address.
-    pub email: String,
-    /// When it was asked for: of two requests the later one counts, in whatever order they are worked off.
+    /// Whose it is; an id of nobody for an address that nobody has. An address is in no queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<Uuid>,
+    /// The canonical address, as earlier versions wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// When it was asked for, by the database's clock: of two requests the later one counts, in whatever order they are worked off.
     pub requested_at: DateTime<Utc>,
 }
 
@@ -103,11 +108,16 @@ pub(crate) async fn ask_for_reset(
     let email = EmailAddress::parse(&body.email).unwrap_or_else(|_rule| EmailAddress::nobody());
     // The mailbox is not flooded, and whoever asks is not told.
     let may_mail = limiter.may_mail(&email).await?;
-    let mut tx = accounts.context.store.begin().await?;
+    let store = &accounts.context.store;
+    // The same for everybody, whether anything comes of it or not.
+    let user = credentials_repository::by_email(store, &email).await?;
+    let asked_at = credentials_repository::clock(store).await?;
+    let mut tx = store.begin().await?;
     if may_mail {
         let wanted = ResetRequested {
-            email: email.as_str().to_owned(),
-            requested_at: now(),
+            user_id: Some(user.map_or_else(Uuid::now_v7, |user| user.user_id)),
+            email: None,
+            requested_at: asked_at,
         };
         outbox::append(&mut tx, accounts.context.name, Message::of(&wanted)?).await?;
     }
@@ -148,7 +158,7 @@ pub(crate) async fn confirm_reset(
     let (store, limiter) = (&accounts.context.store, &accounts.sessions.limiter);
     limiter.count(RESETS, client).await?;
     let token = hash_of(&body.token);
-    let holder = credentials_repository::holder_of_reset(store, &token, now()).await?;
+    let holder = credentials_repository::holder_of_reset(store, &token).await?;
     let id = holder.ok_or_else(refused)?;
     let user = credentials_repository::by_id(store, id).await?.ok_or_else(refused)?;
     require_new(&body.new_password, &user.email)?;
@@ -157,7 +167,7 @@ pub(crate) async fn confirm_reset(
     let mut tx = store.begin().await?;
     // The user first, as everywhere; then of several requests with one token one spends it.
     if !credentials_repository::set_password(&tx, id, None, &hash).await?
-        || !credentials_repository::spend_reset(&tx, id, &token, at).await?
+        || !credentials_repository::spend_reset(&tx, id, &token).await?
     {
         return Err(refused());
     }
@@ -180,18 +190,28 @@ pub(crate) struct MailReset {
 
 impl HandleOutside<ResetRequested> for MailReset {
     async fn act(&self, wanted: ResetRequested, cx: &Outside) -> Handled {
-        let email = EmailAddress::parse(&wanted.email).map_err(|rule| Failure::Reject(format!("email {rule}")))?;
-        let Some(user) = credentials_repository::by_email(cx.store(), &email).await? else {
+        let store = cx.store();
+        let known = match (wanted.user_id, wanted.email) {
+            (Some(user_id), _) => credentials_repository::by_id(store, user_id).await?,
+            (None, Some(email)) => {
+                let email = EmailAddress::parse(&email).map_err(|rule| Failure::Reject(format!("email {rule}")))?;
+                credentials_repository::by_email(store, &email).await?
+            }
+            (None, None) => return Err(Failure::Reject("user_id is missing".to_owned())),
+        };
+        let Some(user) = known else {
             return Ok(());
         };
-        if !user.is_active || now() - wanted.requested_at > TOKEN_LIFE {
+        let at = credentials_repository::clock(store).await?;
+        if !user.is_active || at - wanted.requested_at > TOKEN_LIFE {
             return Ok(());
         }
         let token = SecretToken::new()?;
-        let ends = now() + TOKEN_LIFE;
-        let tx = cx.store().begin().await?;
-        let newest =
-            credentials_repository::set_reset(&tx, user.user_id, &token.hash(), wanted.requested_at, ends).await?;
+        // What claims to come from the future came now: it must not win over all that follow.
+        let requested_at = wanted.requested_at.min(at);
+        let life = TOKEN_LIFE.num_microseconds().unwrap_or(i64::MAX);
+        let tx = store.begin().await?;
+        let newest = credentials_repository::set_reset(&tx, user.user_id, &token.hash(), requested_at, life).await?;
         tx.commit().await?;
         if !newest {
             return Ok(());

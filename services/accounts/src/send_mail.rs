@@ -50,6 +50,62 @@ pub(crate) enum MailError {
     File(PathBuf, #[source] std::io::Error),
 }
 
+/// Refuses to send a password to a server that may not speak TLS, and warns where mails go in clear to another machine:
+/// each has a link in it that opens an account.
+fn check_tls(url: &str) -> Result<(), ConfigError> {
+    // What is no URL is refused by whoever connects.
+    let Ok(parsed) = url::Url::parse(url) else {
+        return Ok(());
+    };
+    let required = parsed
+        .query_pairs()
+        .any(|(name, value)| name == "tls" && value == "required");
+    if parsed.scheme() == "smtps" || required {
+        return Ok(());
+    }
+    let host = parsed
+        .host_str()
+        .unwrap_or_default()
+        .trim_start_matches('[')
+        .trim_end_matches(']');
+    let here = host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
+    if here {
+        return Ok(());
+    }
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        return Err(ConfigError::refused(
+            "SMTP_URL: the password would go out in clear where the server does not offer TLS; write \
+             smtp://USER:PASSWORD@HOST:587?tls=required or smtps://…",
+        ));
+    }
+    tracing::warn!("SMTP_URL: mails, and the links in them, may go out in clear; ?tls=required keeps them from that");
+    Ok(())
+}
+
+/// Removes mails from `MAIL_DIR` that were written longer than `kept` ago.
+pub(crate) async fn purge_files(settings: &Settings, kept: Duration) {
+    if settings.get("SMTP_URL").is_some() {
+        return;
+    }
+    let folder = PathBuf::from(settings.get("MAIL_DIR").unwrap_or_default());
+    // There is none before the first mail.
+    let Ok(mut entries) = tokio::fs::read_dir(&folder).await else {
+        return;
+    };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        let path = entry.path();
+        let written = entry.metadata().await.and_then(|data| data.modified());
+        let age = written.ok().and_then(|at| at.elapsed().ok());
+        let is_old = path.extension().is_some_and(|kind| kind == "eml") && age.is_some_and(|age| age > kept);
+        if is_old && let Err(error) = tokio::fs::remove_file(&path).await {
+            tracing::info!(%error, file = %path.display(), "an old mail was not removed");
+        }
+    }
+}
+
 impl MailError {
     fn unwritable(error: impl std::fmt::Display) -> Self {
         Self::Unwritable(error.to_string())
@@ -79,6 +135,7 @@ impl Mailer {
         let from = settings.get("MAIL_FROM").unwrap_or_default();
         let way = match settings.get("SMTP_URL") {
             Some(url) => {
+                check_tls(&url)?;
                 let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(&url);
                 let builder = builder.map_err(|_may_quote_it| {
                     ConfigError::refused("SMTP_URL: write smtp://USER:PASSWORD@HOST:587?tls=required or smtps://…")
@@ -221,5 +278,32 @@ fn public_url(settings: &Settings) -> String {
         Ok(std::net::IpAddr::V6(address)) if !address.is_unspecified() => format!("http://[{address}]:{port}"),
         Ok(std::net::IpAddr::V4(address)) if !address.is_unspecified() => format!("http://{address}:{port}"),
         Ok(_) | Err(_) => format!("http://localhost:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_goes_to_no_server_that_may_not_speak_tls() {
+        for refused in [
+            "smtp://u:p@mail.example",
+            "smtp://u:p@mail.example?tls=opportunistic",
+            "smtp://u@mail.example:587",
+            "smtp://u:p@10.0.0.1:25",
+        ] {
+            let error = check_tls(refused).unwrap_err().to_string();
+            assert!(error.contains("tls=required") && !error.contains("u:p"), "{error}");
+        }
+        for taken in [
+            "smtps://u:p@mail.example",
+            "smtp://u:p@mail.example:587?tls=required",
+            "smtp://mail.example",
+            "smtp://u:p@127.0.0.1:1025",
+            "smtp://u:p@[::1]:1025",
+        ] {
+            assert!(check_tls(taken).is_ok(), "{taken}");
+        }
     }
 }

@@ -125,9 +125,10 @@ pub(crate) async fn is_token(tx: &Tx, session: Uuid, generation: i64, token_hash
     Ok(!tx.query(sql, values).await?.is_empty())
 }
 
-/// Ends the session `id`; answers whether that is news.
+/// Ends the session `id`; answers whether that is news. From where it was used is nobody's business then.
 pub(crate) async fn end(tx: &Tx, id: Uuid, reason: &'static str, at: DateTime<Utc>) -> Result<bool, StoreError> {
-    let sql = "UPDATE sessions SET revoked_at = $2, revoked_reason = $3 WHERE id = $1 AND revoked_at IS NULL";
+    let sql = "UPDATE sessions SET revoked_at = $2, revoked_reason = $3, ip = NULL, user_agent = NULL \
+        WHERE id = $1 AND revoked_at IS NULL";
     let values = vec![tx.dialect().uuid(id), tx.dialect().time(at), reason.into()];
     Ok(tx.execute(sql, values).await? == 1)
 }
@@ -142,8 +143,9 @@ pub(crate) async fn end_all(
     at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     let dialect = tx.dialect();
-    let mut sql =
-        "UPDATE sessions SET revoked_at = $2, revoked_reason = $3 WHERE user_id = $1 AND revoked_at IS NULL".to_owned();
+    let mut sql = "UPDATE sessions SET revoked_at = $2, revoked_reason = $3, ip = NULL, user_agent = NULL \
+        WHERE user_id = $1 AND revoked_at IS NULL"
+        .to_owned();
     let mut values = vec![dialect.uuid(user), dialect.time(at), reason.into()];
     if let Some(except) = except {
         values.push(dialect.uuid(except));

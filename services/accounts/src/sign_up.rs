@@ -289,7 +289,11 @@ impl Accounts {
                         waiting_passwords_repository::keep(tx, user.id, hash).await?;
                     }
                     // The worker finds out by itself whose the address is by then.
-                    let (message, _) = messages(&user)?;
+                    let (mut message, _) = messages(&user)?;
+                    if !new && let Some(owner) = users_repository::owner(tx, &user.email).await? {
+                        // Found by the owner's id when the owner is deleted.
+                        message.key = Some(owner.to_string());
+                    }
                     outbox::append(tx, service, message).await?;
                     Ok(door.accepted(user.id)?)
                 })

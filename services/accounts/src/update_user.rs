@@ -202,9 +202,6 @@ impl Answer<UpdateUser> for Accounts {
         audit_repository::record(&tx, event).await?;
         let event = UserUpdated {
             user_id,
-            email: user.email.clone(),
-            first_name: user.first_name.clone(),
-            last_name: user.last_name.clone(),
             is_active: user.is_active,
             version: user.version,
             updated_at: user.updated_at,

@@ -112,6 +112,12 @@ pub(crate) async fn claim_anew(tx: &Tx, user: &mut NewUser) -> Result<bool, Stor
     claim(tx, user).await
 }
 
+/// Whose `email` is.
+pub(crate) async fn owner(tx: &Tx, email: &EmailAddress) -> Result<Option<Uuid>, StoreError> {
+    let rows = tx.query("SELECT id FROM users WHERE email = $1", vec![email.as_str().into()]);
+    rows.await?.first().map(|row| row.uuid("id")).transpose()
+}
+
 /// Notes that the sign-up of `id` for `email` is worked off.
 pub(crate) async fn begin_onboarding(tx: &Tx, id: Uuid, email: &EmailAddress) -> Result<Onboarding, StoreError> {
     let id = || tx.dialect().uuid(id);
@@ -236,6 +242,22 @@ pub(crate) async fn delete(tx: &Tx, id: Uuid) -> Result<bool, StoreError> {
     let nobody = format!("deleted-{id}@deleted.invalid");
     let values = vec![tx.dialect().uuid(id), nobody.into(), false.into()];
     Ok(tx.execute(sql, values).await? == 1)
+}
+
+/// Users who are deleted and whose messages may still say who they were, at most `most`, those who went first.
+pub(crate) async fn to_erase(store: &Store, most: i64) -> Result<Vec<Uuid>, StoreError> {
+    let sql = "SELECT id FROM users WHERE deleted_at IS NOT NULL AND erased_at IS NULL ORDER BY deleted_at LIMIT $1";
+    let rows = store.query(sql, vec![most.into()]).await?;
+    rows.iter().map(|row| row.uuid("id")).collect()
+}
+
+/// Notes that no message says any more who `users` were.
+pub(crate) async fn erased(store: &Store, users: Vec<Uuid>) -> Result<(), StoreError> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE users SET erased_at = {now} WHERE id {in:$1}";
+    store.execute(sql, vec![store.dialect().uuids(users)]).await.map(drop)
 }
 
 /// Makes `hash` the one verification token of `id`, for `life` seconds; an older one is of no more use. `false`:

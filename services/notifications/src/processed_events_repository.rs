@@ -90,6 +90,13 @@ pub(crate) async fn insert(tx: &Tx, events: Vec<NewEvent>) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Takes the details of what accounts told about `users` away; earlier versions kept addresses and names there.
+pub(crate) async fn forget_details(tx: &Tx, users: Vec<Uuid>) -> Result<(), StoreError> {
+    let sql = "UPDATE processed_events SET payload = NULL WHERE user_id {in:$1} \
+        AND event_type IN ('user.registered', 'user.created', 'user.updated') AND payload IS NOT NULL";
+    tx.execute(sql, vec![tx.dialect().uuids(users)]).await.map(drop)
+}
+
 /// The newest events of `filter`, at most `limit`.
 pub(crate) async fn list(store: &Store, filter: Filter, limit: u32) -> Result<Vec<ProcessedEvent>, StoreError> {
     let dialect = store.dialect();

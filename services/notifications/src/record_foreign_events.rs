@@ -16,6 +16,8 @@ pub(crate) trait Recorded: Event {
     fn user(&self, message: &Message) -> Uuid;
     /// One sentence.
     fn sentence(&self) -> String;
+    /// Whether what was told of the user before is to be forgotten.
+    const FORGETS: bool = false;
 }
 
 /// The namespace of users that other services name by no UUID.
@@ -61,6 +63,8 @@ impl Recorded for UserUpdated {
 }
 
 impl Recorded for UserDeleted {
+    const FORGETS: bool = true;
+
     fn user(&self, _message: &Message) -> Uuid {
         self.user_id
     }
@@ -115,6 +119,10 @@ impl<E: Recorded> HandleBatch<E> for RecordForeignEvents {
                 payload: Some(payload(&event, &message)?),
                 created_at: message.time,
             });
+        }
+        if E::FORGETS {
+            let gone = rows.iter().map(|row| row.user_id).collect();
+            processed_events_repository::forget_details(cx.tx(), gone).await?;
         }
         processed_events_repository::insert(cx.tx(), rows).await?;
         Ok(())

@@ -129,25 +129,15 @@ async fn events_of_other_services_are_recorded_for_their_user(database: TestData
     let now = posthaste::message::now();
     let registered = UserRegistered {
         user_id: user,
-        email: "ann@example.com".to_owned(),
-        first_name: "Ann".to_owned(),
-        last_name: "Lee".to_owned(),
         registered_at: None,
     };
-    let (first_name, last_name, email) = ("Ann".to_owned(), "Lee".to_owned(), "ann@example.com".to_owned());
     let created = UserCreated {
         user_id: user,
-        email: email.clone(),
-        first_name: first_name.clone(),
-        last_name: last_name.clone(),
         is_active: true,
         created_at: now,
     };
     let updated = UserUpdated {
         user_id: user,
-        email,
-        first_name,
-        last_name,
         is_active: false,
         version: 2,
         updated_at: now,

@@ -29,6 +29,12 @@ pub(super) const ACCOUNT_KEYS: &[Key] = &[
         "accounts: where people reach it, for links in mail; BIND_ADDRESS and PORT where unset",
     ),
     key(
+        "AUDIT_DAYS",
+        Some("365"),
+        Kind::Number,
+        "accounts: for how many days it is kept who did what, 1 at least",
+    ),
+    key(
         "PASSWORD_HASH_MEMORY_KIB",
         Some("19456"),
         Kind::Number,

@@ -9,6 +9,7 @@ pub(crate) mod backlog_rows;
 pub(crate) mod dead_letter_rows;
 pub(crate) mod dead_outbox_rows;
 mod dialect;
+pub(crate) mod erasure_rows;
 mod foreign_tables;
 mod gate;
 pub(crate) mod idempotency_rows;

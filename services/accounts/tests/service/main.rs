@@ -9,6 +9,7 @@ mod stage;
 
 mod collide;
 mod confuse_text;
+mod erase_users;
 mod guard_doors;
 mod keep_secrets;
 mod mailbox;

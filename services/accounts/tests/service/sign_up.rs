@@ -38,9 +38,11 @@ async fn a_user_signs_up_and_confirms_the_address(stage: Stage) -> Result<()> {
     accounts.settled().await?;
     let told = accounts.told("user.registered").await?;
     assert_eq!(told.len(), 1);
-    assert_eq!(
-        (&told[0]["user_id"], &told[0]["email"]),
-        (&json!(id), &json!("ann@example.com"))
+    assert_eq!(told[0]["user_id"], json!(id));
+    // Others store it: it does not say who that is.
+    assert!(
+        !told[0].to_string().contains("ann@") && !told[0].to_string().contains("Lee"),
+        "{told:?}"
     );
 
     let token = json!({"token": mail.token()?});

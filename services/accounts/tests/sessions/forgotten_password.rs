@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
+use posthaste_testkit::bare_message;
 
 use serde_json::{Value, json};
 
@@ -13,7 +14,8 @@ const ANN: &str = "ann@example.com";
 on_each_stage!(
     a_new_password_ends_every_session_and_the_token_is_spent,
     of_many_confirmations_one_wins,
-    a_later_request_or_a_changed_password_kills_older_tokens
+    a_later_request_or_a_changed_password_kills_older_tokens,
+    no_date_of_a_request_is_believed
 );
 
 async fn a_new_password_ends_every_session_and_the_token_is_spent(stage: Stage) -> Result<()> {
@@ -69,6 +71,54 @@ async fn of_many_confirmations_one_wins(stage: Stage) -> Result<()> {
         won == 1 && many.iter().all(|reply| [204, 400, 503].contains(&reply.status)),
         "{many:?}"
     );
+    house.close().await
+}
+
+/// A request as somebody who may publish could put it into the queue.
+async fn ask_by_queue(house: &House, user: &str, requested_at: &str) -> Result<()> {
+    let store = house.service.store();
+    let body = json!({"user_id": user, "requested_at": requested_at});
+    let message = posthaste::Message {
+        topic: "user_password_reset_queue".to_owned(),
+        event_type: "user.password_reset.requested".to_owned(),
+        body: body.to_string().into_bytes(),
+        ..bare_message("user_password_reset_queue", None)
+    };
+    let mut tx = store.begin().await?;
+    posthaste::outbox::append(&mut tx, "accounts", message).await?;
+    Ok(tx.commit().await?)
+}
+
+async fn no_date_of_a_request_is_believed(stage: Stage) -> Result<()> {
+    let house = House::open(&stage).await?;
+    let id = house.user(ANN).await?;
+    let pass = house.login(ANN).await?;
+    // A token that a clock ahead of ours has made dies with a change of the password all the same.
+    let ahead = posthaste::message::now() + chrono::TimeDelta::seconds(120);
+    ask_by_queue(&house, &id, &ahead.to_rfc3339()).await?;
+    let link = house.mailed_reset(ANN, 1).await?;
+    let change = json!({"current_password": PASSWORD, "new_password": OTHER_PASSWORD});
+    let changed = house.act_as(&pass, "PUT", "/api/v1/auth/password", &change).await?;
+    ensure!(changed.status == 204, "{changed:?}");
+    ensure!(
+        house.confirm_reset(&link, PASSWORD).await?.status == 400,
+        "an older link"
+    );
+    // And one of a far future is not the last one that this user ever gets.
+    ask_by_queue(&house, &id, "2099-01-01T00:00:00Z").await?;
+    house.mailed_reset(ANN, 2).await?;
+    let token = house.reset_token(ANN, 3).await?;
+    // Nor is a row that an earlier version has let in.
+    let store = house.service.store();
+    let far = chrono::DateTime::parse_from_rfc3339("2099-01-01T00:00:00Z")?.to_utc();
+    let sql = "UPDATE reset_tokens SET requested_at = $1";
+    store.execute(sql, vec![store.dialect().time(far)]).await?;
+    let newer = house.reset_token(ANN, 4).await?;
+    ensure!(
+        house.confirm_reset(&token, PASSWORD).await?.status == 400,
+        "the older one"
+    );
+    ensure!(house.confirm_reset(&newer, PASSWORD).await?.status == 204);
     house.close().await
 }
 

@@ -1,0 +1,2 @@
+DROP INDEX users_to_erase;
+ALTER TABLE users DROP COLUMN erased_at;
