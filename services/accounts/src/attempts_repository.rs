@@ -91,6 +91,8 @@ pub(crate) enum Tried {
     Noted { last: bool },
     /// The account has to wait so long; nothing was noted.
     Wait(Duration),
+    /// There were too many failures in a row: it waits for a new password, whatever the time; nothing was noted.
+    Shut,
 }
 
 /// Notes that `account` is tried, as if it had failed; [`forget`] takes that back. Two that come at the same time are
@@ -129,7 +131,7 @@ async fn try_once(store: &Store, account: &str, patience: &Patience, at: DateTim
     let (failures, in_row): (i64, i64) = (row.get("failures")?, row.get("in_row")?);
     let (last, blocked) = (row.time("last_at")?, row.time("blocked_until")?);
     if in_row >= patience.in_row {
-        return Ok(Tried::Wait(patience.longest.to_std().unwrap_or_default()));
+        return Ok(Tried::Shut);
     }
     if blocked > at {
         return Ok(Tried::Wait((blocked - at).to_std().unwrap_or_default()));

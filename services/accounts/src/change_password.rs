@@ -90,8 +90,8 @@ pub(crate) async fn change_password(
         .ok_or_else(wrong)?;
     require_new(&change.new_password, &user.email)?;
     let email = EmailAddress::parse(&user.email).map_err(|_rule| wrong())?;
-    // A stolen access token must not be a way around the limit on guesses.
-    limiter.try_account(&email).await?;
+    // A stolen access token must not be a way around the limit on guesses, nor strangers' guesses shut the owner out.
+    limiter.try_session(principal.session_id).await?;
     let checked = user.password_hash.unwrap_or_default();
     let current = (!checked.is_empty()).then(|| checked.clone());
     let hashing = &accounts.hashing;
@@ -103,7 +103,7 @@ pub(crate) async fn change_password(
     let hash = match hashed {
         Ok(hash) => hash,
         Err(busy) => {
-            limiter.pardon(&email).await;
+            limiter.pardon_session(principal.session_id).await;
             return Err(busy.into());
         }
     };
@@ -118,6 +118,7 @@ pub(crate) async fn change_password(
     let notice = Message::of(&MailRequested::to(user.user_id, Occasion::PasswordChanged))?;
     outbox::append(&mut tx, accounts.context.name, notice).await?;
     tx.commit().await?;
+    limiter.forget_session(principal.session_id).await;
     limiter.forget(&email).await;
     Ok(StatusCode::NO_CONTENT)
 }

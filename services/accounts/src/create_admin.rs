@@ -28,11 +28,19 @@ pub(crate) async fn create_admin(context: ServiceContext, email: String) -> Resu
     let known = users_repository::find_by_email(&context.store, &email).await;
     let known = known.map_err(|error| chain(&error))?;
     if let Some(user) = &known
+        && !user.is_active
+    {
+        return Err(format!(
+            "{email} is disabled; enable the user first, with PUT /api/v1/users/{}",
+            user.id
+        ));
+    }
+    if let Some(user) = &known
         && user.verification == Verification::Verified
     {
         promote(&context, user.id).await?;
         return Ok(format!(
-            "{email} is an administrator now; the password stays as it was.\n"
+            "{email} is an administrator now, and has to sign in again; the password stays as it was.\n"
         ));
     }
     let piped = tokio::task::spawn_blocking(read_password)
@@ -97,6 +105,8 @@ async fn promote(context: &ServiceContext, id: Uuid) -> Result<(), String> {
         if !credentials_repository::promote(&tx, id).await? {
             return Ok(false);
         }
+        // Tokens that were stolen from a user must not become an administrator's.
+        sessions_repository::end_all(&tx, id, None, "promoted", now()).await?;
         audit_repository::record(&tx, event(id)).await?;
         tx.commit().await?;
         Ok(true)

@@ -119,14 +119,12 @@ pub(crate) async fn set_reset(
     Ok(tx.execute(sql, values).await? == 1)
 }
 
-/// Takes the password of a user who has not confirmed the address away: somebody else wants to sign up with it, and
-/// whoever owns the mailbox sets a new one. Not within a minute of its making: then it was most likely one person
-/// twice.
-pub(crate) async fn contest(tx: &Tx, email: &EmailAddress) -> Result<(), StoreError> {
+/// Takes the password of a user who has not confirmed the address away, unless the user came within the last `spared` µs:
+/// somebody else wants to sign up with it, and whoever owns the mailbox sets a new one.
+pub(crate) async fn contest(tx: &Tx, email: &EmailAddress, spared: i64) -> Result<(), StoreError> {
     let sql = "UPDATE users SET password_hash = NULL WHERE email = $1 AND verification_state = 'PENDING' \
         AND deleted_at IS NULL AND created_at <= {after:$2}";
-    tx.execute(sql, vec![email.as_str().into(), (-60_000_000_i64).into()])
-        .await?;
+    tx.execute(sql, vec![email.as_str().into(), (-spared).into()]).await?;
     Ok(())
 }
 

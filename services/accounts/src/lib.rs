@@ -231,6 +231,10 @@ fn build(context: &ServiceContext) -> Result<ServiceParts, ConfigError> {
         async move { keys.obstacle().await }
     })];
     parts.warnings = cookie_warning;
+    if !context.guard().is_open() && context.settings.get("PUBLIC_URL").is_none() {
+        let text = "PUBLIC_URL is not set: links in mails lead to this machine, and behind TLS the cookie lacks Secure";
+        parts.warnings.push(text.into());
+    }
     Ok(parts)
 }
 

@@ -12,6 +12,7 @@ use posthaste::message::now;
 use posthaste_host::auth::Guard;
 use posthaste_host::http::{ApiError, ClientAddress};
 use posthaste_host::redis_cache::{Count, Limit, RedisCache};
+use uuid::Uuid;
 
 use crate::attempts_repository::{self, Patience, Tried};
 use crate::email_address::EmailAddress;
@@ -43,6 +44,15 @@ pub(crate) const RESET_MAILS: [(&str, Limit); 2] = [
         },
     ),
 ];
+
+/// Mails to an owner about strangers who try its account.
+const LOCK_MAIL: (&str, Limit) = (
+    "lock-mail",
+    Limit {
+        most: 1,
+        window: Duration::from_secs(24 * 3600),
+    },
+);
 
 const PATIENCE: Patience = Patience {
     limit: Limit {
@@ -142,22 +152,66 @@ impl Limiter {
     /// # Errors
     /// 429 while it has to wait; 503 when nobody can tell.
     pub async fn try_account(&self, email: &EmailAddress) -> Result<bool, ApiError> {
-        match attempts_repository::try_account(&self.store, &self.account(email), &PATIENCE, now()).await? {
+        self.try_one(&self.account(email)).await
+    }
+
+    /// The same for the password of whoever has `session` already: what strangers guess does not shut them out, and what
+    /// is guessed with a stolen token counts by itself.
+    ///
+    /// # Errors
+    /// As [`Limiter::try_account`].
+    pub async fn try_session(&self, session: Uuid) -> Result<(), ApiError> {
+        self.try_one(&of_session(session)).await.map(drop)
+    }
+
+    /// The right password was given in `session`.
+    pub async fn forget_session(&self, session: Uuid) {
+        self.forget_one(&of_session(session)).await;
+    }
+
+    /// The last try in `session` came to nothing by no fault of whoever tried.
+    pub async fn pardon_session(&self, session: Uuid) {
+        self.pardon_one(&of_session(session)).await;
+    }
+
+    /// Whether the owner of `email` is to be told that strangers have made it wait: once a day.
+    ///
+    /// # Errors
+    /// 503 when nobody can count.
+    pub async fn may_warn(&self, email: &EmailAddress) -> Result<bool, ApiError> {
+        let (name, limit) = LOCK_MAIL;
+        let bucket = bucket(name, &self.account(email));
+        Ok(self.count_one(&bucket, limit).await?.within(limit))
+    }
+
+    async fn try_one(&self, account: &str) -> Result<bool, ApiError> {
+        match attempts_repository::try_account(&self.store, account, &PATIENCE, now()).await? {
             Tried::Noted { last } => Ok(last),
             Tried::Wait(wait) => Err(ApiError::too_many(PATIENCE.limit, wait)),
+            // Waiting is of no use: only a new password opens it.
+            Tried::Shut => Err(ApiError::of(StatusCode::TOO_MANY_REQUESTS)
+                .detail("There were too many wrong passwords. A new one, by mail, opens the account again.")),
         }
     }
 
     /// The right password was given, or a new one set. That is done whether this can be noted or not.
     pub async fn forget(&self, email: &EmailAddress) {
-        if let Err(error) = attempts_repository::forget(&self.store, &self.account(email)).await {
+        self.forget_one(&self.account(email)).await;
+    }
+
+    async fn forget_one(&self, account: &str) {
+        if let Err(error) = attempts_repository::forget(&self.store, account).await {
             tracing::warn!(error = chain(&error), "an account's failed attempts were not forgotten");
         }
     }
 
     /// The last try came to nothing by no fault of whoever tried.
     pub async fn pardon(&self, email: &EmailAddress) {
-        if let Err(error) = attempts_repository::pardon(&self.store, &self.account(email)).await {
+        self.pardon_one(&self.account(email)).await;
+    }
+
+    async fn pardon_one(&self, account: &str) {
+        if let Err(error) = attempts_repository::pardon(&self.store, account).await {
             tracing::warn!(error = chain(&error), "an attempt that was none was not taken back");
         }
     }
@@ -176,6 +230,11 @@ impl Limiter {
         }
         Ok(attempts_repository::count(&self.store, bucket, limit.window, now()).await?)
     }
+}
+
+/// No pseudonym of an address has a colon in it.
+fn of_session(session: Uuid) -> String {
+    format!("session:{session}")
 }
 
 fn bucket(name: &str, who: &str) -> String {

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use posthaste::message::now;
+use posthaste::{Message, outbox};
 use posthaste_host::http::{ApiError, ApiForm, ApiJson, ClientAddress, FieldError, Validate};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -14,6 +15,7 @@ use crate::audit_repository::{self, AuditEvent, Origin};
 use crate::credentials_repository::{self, Credentials};
 use crate::email_address::EmailAddress;
 use crate::limit_attempts::{FAILED_LOGINS, LOGINS};
+use crate::mail_user::{MailRequested, Occasion};
 use crate::password::Password;
 use crate::secret_token::SecretToken;
 use crate::sessions_repository;
@@ -157,7 +159,8 @@ pub(crate) async fn log_in(
         }
         None => {
             limiter.note(FAILED_LOGINS, client).await?;
-            note_failure(&accounts, user, last, origin).await?;
+            let warns = last && limiter.may_warn(&email).await?;
+            note_failure(&accounts, user, last, warns, origin).await?;
             Err(ApiError::of(StatusCode::UNAUTHORIZED).detail("The address or the password is wrong."))
         }
     }
@@ -202,11 +205,12 @@ async fn begin_session(
     accounts.sessions.answer(&session, refresh.reveal(), at).await.map(Some)
 }
 
-/// `last`: the account has to wait now.
+/// `last`: the account has to wait now; `warns`: its owner, if it has one, is told.
 async fn note_failure(
     accounts: &Accounts,
     user: Option<uuid::Uuid>,
     last: bool,
+    warns: bool,
     origin: Origin,
 ) -> Result<(), ApiError> {
     let event = |action| AuditEvent {
@@ -216,10 +220,16 @@ async fn note_failure(
         origin: origin.clone(),
         detail: None,
     };
-    let tx = accounts.context.store.begin().await?;
+    let mut tx = accounts.context.store.begin().await?;
     audit_repository::record(&tx, event("user.login_failed")).await?;
     if last {
         audit_repository::record(&tx, event("user.login_locked")).await?;
+    }
+    if warns {
+        // Also for nobody: it takes as long, and nothing comes of it.
+        let owner = user.unwrap_or_else(uuid::Uuid::now_v7);
+        let mail = Message::of(&MailRequested::to(owner, Occasion::SignInLocked))?;
+        outbox::append(&mut tx, accounts.context.name, mail).await?;
     }
     Ok(tx.commit().await?)
 }

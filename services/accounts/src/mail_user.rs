@@ -25,6 +25,10 @@ pub(crate) enum Occasion {
     AddressTaken,
     /// The user has a new password.
     PasswordChanged,
+    /// Somebody has tried wrong passwords until the account had to wait.
+    SignInLocked,
+    /// A refresh token was used that had been replaced: somebody has a copy, and the session is ended.
+    RefreshReused,
 }
 
 /// A mail is to be sent.
@@ -88,6 +92,11 @@ impl HandleOutside<MailRequested> for MailUser {
                 ("You have an account already", taken(self.mailer.public_url(), verified))
             }
             Occasion::PasswordChanged => ("Your password was changed", changed(self.mailer.public_url())),
+            Occasion::SignInLocked => (
+                "Somebody tries to sign in to your account",
+                locked(self.mailer.public_url()),
+            ),
+            Occasion::RefreshReused => ("One of your sessions was ended", reused(self.mailer.public_url())),
         };
         let mail = Mail {
             id: cx.message().id,
@@ -107,6 +116,24 @@ fn welcome(link: &str) -> String {
          Please confirm that this address is yours. The link is good for 24 hours and for one use:\n\n\
          {link}\n\n\
          If you have not signed up, you need not do anything. Do not follow the link then.\n"
+    )
+}
+
+fn locked(public_url: &str) -> String {
+    format!(
+        "Somebody, perhaps you, has tried several wrong passwords for your account. It has to wait a while before it\n\
+         takes another. Where you are signed in you stay signed in.\n\n\
+         A new password opens it at once:\n\
+         POST {public_url}/api/v1/auth/password-reset\n"
+    )
+}
+
+fn reused(public_url: &str) -> String {
+    format!(
+        "One of your sessions was ended, because what kept it signed in was used a second time: somebody else may have\n\
+         a copy. Please sign in again.\n\n\
+         If you have an idea who that may be, set a new password, too:\n\
+         POST {public_url}/api/v1/auth/password-reset\n"
     )
 }
 

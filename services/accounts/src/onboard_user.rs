@@ -80,12 +80,16 @@ pub(crate) fn retry(settings: &Settings) -> Result<RetryPolicy, ConfigError> {
     })
 }
 
+/// Within so many µs two sign-ups of one address that nobody could compare count as one person's.
+const TWICE: i64 = 60_000_000;
+
 pub(crate) struct OnboardUser;
 
 impl Handle<SignupRequested> for OnboardUser {
     async fn handle(&self, signup: SignupRequested, cx: &mut Cx<'_>) -> Handled {
         // Checked when it was decoded.
         let email = EmailAddress::parse(&signup.email).map_err(|rule| Failure::Reject(format!("email {rule}")))?;
+        let direct = signup.password_hash.is_some();
         let (password_hash, claimed) = match signup.password_hash {
             Some(hash) => (Some(hash), "while the database was away"),
             None => {
@@ -123,7 +127,10 @@ impl Handle<SignupRequested> for OnboardUser {
             }
             Onboarding::Repeated => {}
             Onboarding::Taken(owner) => {
-                credentials_repository::contest(cx.tx(), &email).await?;
+                // Where the database was there, whoever signed up was compared with whoever was first.
+                if direct {
+                    credentials_repository::contest(cx.tx(), &email, TWICE).await?;
+                }
                 cx.publish(&MailRequested::to(owner, Occasion::AddressTaken))?;
             }
             Onboarding::Freed => return Err(Failure::Later(Duration::from_millis(100))),

@@ -11,8 +11,8 @@ use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use posthaste::Tx;
 use posthaste::message::now;
+use posthaste::{Message, Tx, outbox};
 use posthaste_host::http::ApiError;
 use posthaste_host::redis_cache::Limit;
 use uuid::Uuid;
@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::Accounts;
 use crate::attempts_repository;
 use crate::audit_repository::{self, AuditEvent, Origin};
+use crate::mail_user::{MailRequested, Occasion};
 use crate::secret_token::hash_of;
 use crate::sessions_repository::{self, Session};
 use crate::verify_access::tell_revoked;
@@ -130,7 +131,7 @@ fn decide(session: &Session, generation: i64, at: DateTime<Utc>, grace: chrono::
 
 async fn end_reused(
     accounts: &Accounts,
-    tx: Tx,
+    mut tx: Tx,
     session: &Session,
     origin: Origin,
     at: DateTime<Utc>,
@@ -144,6 +145,8 @@ async fn end_reused(
         detail: Some(format!("session {}", session.id)),
     };
     audit_repository::record(&tx, event).await?;
+    let mail = Message::of(&MailRequested::to(session.user_id, Occasion::RefreshReused))?;
+    outbox::append(&mut tx, accounts.context.name, mail).await?;
     tx.commit().await?;
     tracing::warn!(session_id = %session.id, "a spent refresh token came again: its session has ended");
     let ended: [Uuid; 1] = [session.id];

@@ -49,12 +49,19 @@ impl ServerSecret {
                         path.display()
                     ))
                 })?;
+                check_modes(&path);
                 (secret, path.display().to_string())
             }
         };
         if secret.chars().count() < SHORTEST {
             return Err(ConfigError::refused(format!(
                 "{name}: the secret must have {SHORTEST} characters at least; openssl rand -base64 32 makes one"
+            )));
+        }
+        let known = secret == SAMPLE && !context.guard().is_open();
+        if known || distinct(&secret) < FEWEST {
+            return Err(ConfigError::refused(format!(
+                "{name}: everybody can guess this secret; openssl rand -base64 32 makes one"
             )));
         }
         Ok(Self::derive(secret.as_bytes()))
@@ -126,6 +133,34 @@ impl ServerSecret {
         Some(plain.to_vec())
     }
 }
+
+/// What compose.yaml and .env.example have.
+const SAMPLE: &str = "a-secret-for-development-only-0123456789";
+/// Fewest different characters of a secret.
+const FEWEST: usize = 8;
+
+fn distinct(secret: &str) -> usize {
+    secret.chars().collect::<std::collections::BTreeSet<_>>().len()
+}
+
+/// Warns where others on this machine can read the secret; it was private when it was made.
+#[cfg(unix)]
+fn check_modes(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let others = |path: &Path, bits: u32| {
+        let data = fs::metadata(path).ok();
+        data.is_some_and(|data| data.permissions().mode() & bits != 0)
+    };
+    if others(path, 0o077) || path.parent().is_some_and(|folder| others(folder, 0o022)) {
+        tracing::warn!(
+            file = %path.display(),
+            "others on this machine can read the secret of the accounts service, or replace it: chmod 600, and 700 for its folder"
+        );
+    }
+}
+
+#[cfg(not(unix))]
+fn check_modes(_path: &Path) {}
 
 /// Beside a SQLite file; `data` for a database that is a server.
 fn folder(database: &str) -> PathBuf {

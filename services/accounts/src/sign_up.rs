@@ -228,7 +228,8 @@ impl Answer<SignUp> for Accounts {
         })?;
         let fingerprint = fingerprint(&email, &signup)?;
         let user_id = self.sessions.secret.id_for_key(door.scope(), key.as_ref(), &email);
-        // Also for an address that is taken: the answer takes as long.
+        // Also for an address that is taken, or nobody's: the answer takes as long.
+        let same = self.is_same_person(&email, signup.password.clone()).await?;
         let password_hash = self.hashing.hash(signup.password).await?;
         let user = NewUser {
             id: user_id,
@@ -240,7 +241,7 @@ impl Answer<SignUp> for Accounts {
             password_hash: Some(password_hash),
         };
         let (_, spare) = messages(&user)?;
-        let taken = self.claim(door, key.as_ref(), &fingerprint, (user, origin)).await;
+        let taken = self.claim(door, key.as_ref(), &fingerprint, (user, origin, same)).await;
         let response = match taken {
             Err(away) if away.is_database_away() => {
                 self.publish_directly(spare, away).await?;
@@ -256,6 +257,20 @@ impl Answer<SignUp> for Accounts {
 }
 
 impl Accounts {
+    /// Whether somebody has signed up with `email` and this password and has not confirmed the address: most likely one
+    /// person twice. While the database is away nobody knows.
+    async fn is_same_person(&self, email: &EmailAddress, password: Password) -> Result<bool, ApiError> {
+        let known = match credentials_repository::by_email(&self.context.store, email).await {
+            Ok(known) => known,
+            Err(error) if error.is_unavailable() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let hash = known
+            .filter(|user| !user.is_verified)
+            .and_then(|user| user.password_hash);
+        Ok(self.hashing.verify(password, hash).await?.right)
+    }
+
     /// Claims the address in one commit with the message for the worker. What collides with another transaction is tried
     /// again: the database is there, and the transport is no way around it.
     async fn claim(
@@ -263,12 +278,12 @@ impl Accounts {
         door: Door,
         key: Option<&IdempotencyKey>,
         fingerprint: &[u8],
-        claim: (NewUser, Origin),
+        claim: (NewUser, Origin, bool),
     ) -> Result<Response, ApiError> {
         let (store, service, since) = (&self.context.store, self.context.name, Instant::now());
         let mut tries = 1;
         loop {
-            let (mut user, origin) = claim.clone();
+            let (mut user, origin, same) = claim.clone();
             let taken = idempotent(store, door.scope(), key, fingerprint, |tx| {
                 Box::pin(async move {
                     let new = users_repository::claim_anew(tx, &mut user).await?;
@@ -280,8 +295,10 @@ impl Accounts {
                         detail: (!new).then(|| "the address is taken".to_owned()),
                     };
                     audit_repository::record(tx, event).await?;
+                    if !new && !same {
+                        credentials_repository::contest(tx, &user.email, 0).await?;
+                    }
                     if !new && door == Door::SignUp {
-                        credentials_repository::contest(tx, &user.email).await?;
                         let body = serde_json::to_vec(&TAKEN)?;
                         return Ok(StoredResponse { status: 409, body });
                     }

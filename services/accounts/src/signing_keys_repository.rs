@@ -59,14 +59,14 @@ pub(crate) async fn add(tx: &Tx, key: &SigningKey, retire: Option<DateTime<Utc>>
 }
 
 /// From now on nothing that was signed with `kid`, or with any key for `None`, is good; answers how many keys went.
-pub(crate) async fn revoke(store: &Store, kid: Option<&str>, at: DateTime<Utc>) -> Result<u64, StoreError> {
+pub(crate) async fn revoke(tx: &Tx, kid: Option<&str>, at: DateTime<Utc>) -> Result<u64, StoreError> {
     let mut sql = "UPDATE signing_keys SET revoked_at = $1 WHERE revoked_at IS NULL".to_owned();
-    let mut values = vec![store.dialect().time(at)];
+    let mut values = vec![tx.dialect().time(at)];
     if let Some(kid) = kid {
         sql.push_str(" AND kid = $2");
         values.push(kid.into());
     }
-    store.execute(&sql, values).await
+    tx.execute(&sql, values).await
 }
 
 /// Drops what retired before `at`.

@@ -74,6 +74,7 @@ impl Validate for UserChanges {
         (status = 200, description = "Changed", body = OneUser, headers(("ETag" = String, description = "Its version, for If-Match"))),
         (status = 400, description = "The body is no valid JSON"),
         (status = 401, description = "No valid token"),
+        (status = 403, description = "is_active is for administrators"),
         (status = 404, description = "There is none with this id, or it is somebody else"),
         (status = 412, description = "The user has changed since it was read"),
         (status = 413, description = "The body is too large"),
@@ -172,6 +173,10 @@ impl Answer<UpdateUser> for Accounts {
         };
         let mut tx = self.context.store.begin().await?;
         check_caller(&tx, &caller).await?;
+        // Whoever has no more than a token could shut its owner out for good.
+        if changes.is_active.is_some() && !caller.is_admin() {
+            return Err(ApiError::of(StatusCode::FORBIDDEN).detail("is_active is for administrators."));
+        }
         let before = users_repository::find_in(&tx, user_id).await?.ok_or_else(unknown)?;
         let version = match condition {
             Condition::None => None,

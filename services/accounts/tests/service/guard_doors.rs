@@ -99,6 +99,14 @@ async fn management_is_for_administrators_and_the_user_itself(stage: Stage) -> R
     assert_eq!(ask(&accounts, Some(&ann), "PUT", &anns, Some(&more)).await?.status, 422);
     assert_eq!(accounts.service.count("users WHERE role <> 'user'").await?, 1);
 
+    // A stolen token shuts nobody out.
+    let off = json!({"is_active": false});
+    assert_eq!(ask(&accounts, Some(&ann), "PUT", &anns, Some(&off)).await?.status, 403);
+    assert_eq!(
+        ask(&accounts, Some(&ann), "GET", &anns, None).await?.body["data"]["is_active"],
+        true
+    );
+
     let made = ask(&accounts, Some(&admin), "POST", USERS, Some(&new)).await?;
     assert_eq!(made.status, 201, "{made:?}");
     let all = ask(&accounts, Some(&admin), "GET", USERS, None).await?;
