@@ -112,7 +112,7 @@ async fn one_stands_still(database: TestDatabase) -> Result<()> {
     let waiting = match store.dialect() {
         Dialect::Postgres => {
             "SELECT COUNT(*) AS number FROM pg_stat_activity WHERE datname = current_database() \
-             AND wait_event_type = 'Lock' AND query LIKE 'DELETE FROM queue_messages%'"
+             AND wait_event_type = 'Lock' AND query LIKE '%DELETE FROM queue_messages%'"
         }
         Dialect::Sqlite | Dialect::Mysql => {
             "SELECT COUNT(*) AS number FROM information_schema.processlist WHERE db = DATABASE() \
