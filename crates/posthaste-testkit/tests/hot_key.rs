@@ -457,8 +457,9 @@ async fn rows_behind_a_head_that_waits_are_not_touched() -> Result<()> {
     let [updated, scanned, entries] = [now[0] - updated, now[1] - scanned, now[2] - entries];
     // Some for each that stumbles.
     ensure!(updated < 200, "{updated} rows were updated");
+    // Reading what waits for each of the messages would be forty times as many.
     ensure!(
-        scanned + entries < BEHIND,
+        scanned + entries < 5 * BEHIND,
         "{scanned} rows scanned, {entries} index entries read"
     );
     place.finish().await

@@ -58,7 +58,11 @@ async fn the_rest_of_the_key_waits(database: TestDatabase) -> Result<()> {
     let store = Store::open(database.url(), StoreOptions::default())?;
     store.migrate_up("core", CORE_MIGRATIONS).await?;
     store.migrate_up("steps", &[STEPS]).await?;
-    let messages: Vec<Message> = (0..3).map(|n| Message::of(&Step { n })).collect::<Result<_, _>>()?;
+    let mut messages: Vec<Message> = (0..3).map(|n| Message::of(&Step { n })).collect::<Result<_, _>>()?;
+    for message in &mut messages {
+        // With a source its id is what it is known by.
+        "shop".clone_into(&mut message.source);
+    }
     // The other worker is about to park the first message.
     let other = store.begin().await?;
     let park = "INSERT INTO inbox_messages (subscription, message_id, event_type, status, received_at, topic, \

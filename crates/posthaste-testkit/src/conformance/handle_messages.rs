@@ -140,8 +140,7 @@ pub async fn undecodable_is_dead_as_it_came(at: &At) -> Result<()> {
     let suite = Suite::open(at).await?;
     let mut messages = Vec::new();
     for body in [&b"\xff\x00 no json"[..], br#"{"key":"a","n":"secret","act":"Succeed"}"#] {
-        let mut message = Message::of(&work("x", 1, Act::Succeed))?;
-        message.topic.clone_from(&suite.topic);
+        let mut message = suite.message(&work("x", 1, Act::Succeed))?;
         message.body = body.to_vec();
         message.event_type = "é".repeat(255);
         messages.push(message);
