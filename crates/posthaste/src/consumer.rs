@@ -2,7 +2,7 @@
 //! acknowledgement. What fails is found by splitting and tried again later; what can never work is dead at once.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -52,6 +52,8 @@ pub(crate) struct Consumer {
     /// How long the inbox remembers what was handled.
     pub remembers: Duration,
     pub marks: HoldMarks,
+    /// A handler has met a database that has to be mended first.
+    pub met_environment: Mutex<Option<String>>,
 }
 
 /// Why nothing more can be done with the deliveries in hand; they are given back.
@@ -97,22 +99,31 @@ impl Consumer {
     }
 
     async fn consume(&self, receiver: &mut Receiver, reading: &ReadingStatus, stop: CancellationToken) {
-        let mut failures = 0u32;
+        let (mut failures, mut outages) = (0u32, 0u32);
         loop {
+            // One is enough to see whether the database is mended; the others stay where they are.
+            let most = if outages == 0 { self.subscription.batch } else { 1 };
             let received = tokio::select! {
                 () = stop.cancelled() => return,
-                received = receiver.receive(self.subscription.batch) => received,
+                received = receiver.receive(most) => received,
             };
             let started = Instant::now();
+            let mut unmended = None;
             let (emptied, result) = match received {
                 Ok(deliveries) => {
                     reading.receives();
                     let count = deliveries.len();
                     let emptied = (count < self.subscription.batch).then_some(count);
                     let processed = self.process(receiver, deliveries).await;
-                    match &processed {
-                        Ok(()) => reading.handles(),
-                        Err(stop) => reading.cannot_handle(chain(stop)),
+                    unmended = self
+                        .met_environment
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .take();
+                    match (&processed, &unmended) {
+                        (Ok(()), None) => reading.handles(),
+                        (Ok(()), Some(why)) => reading.cannot_handle(why.clone()),
+                        (Err(stop), _) => reading.cannot_handle(chain(stop)),
                     }
                     (emptied, processed)
                 }
@@ -125,6 +136,15 @@ impl Consumer {
                 Ok(()) => {
                     receiver.settled();
                     failures = 0;
+                    if unmended.is_some() {
+                        outages += 1;
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            () = tokio::time::sleep(back_off(outages, FIRST_DELAY, MAX_DELAY, jitter())) => {}
+                        }
+                        continue;
+                    }
+                    outages = 0;
                     if let Some(count) = emptied
                         && receiver.shares_database()
                     {
@@ -154,7 +174,7 @@ impl Consumer {
                         }
                         // A quorum queue counts what is given back, and drops what was given back too often
                         // (RabbitMQ 4: 20 times): nothing is taken that cannot be handled.
-                        match self.store.ping(ANSWER).await {
+                        match inbox::try_writing(&self.store, ANSWER).await {
                             Ok(()) => break,
                             Err(error) => reading.cannot_handle(chain(&error)),
                         }
@@ -283,7 +303,7 @@ impl Consumer {
                     open.push(batch);
                     continue;
                 }
-                Blame::Collision | Blame::Message => {}
+                Blame::Collision | Blame::Environment | Blame::Message => {}
             }
             match failed.culprit {
                 _ if batch.len() == 1 => self.fail(receiver, &batch[0], failed.failure).await?,
@@ -495,7 +515,7 @@ impl Consumer {
 /// The database's own failure in a batch: given back if it is away, else the batch's.
 fn store_failed(error: StoreError) -> Result<Tried, Stop> {
     match blame_store(&error) {
-        Blame::Unavailable => Err(error.into()),
+        Blame::Unavailable | Blame::Environment => Err(error.into()),
         Blame::Collision | Blame::Message => Ok(Tried::Failed(error.into())),
     }
 }

@@ -169,6 +169,7 @@ impl Engine {
                         collects: collects.clone(),
                         remembers: tuning.keep_inbox,
                         marks: HoldMarks::default(),
+                        met_environment: Mutex::default(),
                     };
                     consumer.run(broker.clone(), keeper.clone(), stop)
                 });

@@ -9,7 +9,9 @@ pub type Handled = Result<(), Failure>;
 /// Decides what happens to the message next. Any `?` in a handler is a [`Failure::Retry`].
 #[derive(Debug)]
 pub enum Failure {
-    /// Again after the retry policy's delay; a dead letter when the attempts are used up.
+    /// Again after the retry policy's delay; a dead letter when the attempts are used up. Where a cause of the error is that
+    /// the database is away or has to be mended (a missing table or column, a missing permission, a read-only server, a full
+    /// disk), no attempt is used up: the message waits, health and the log show it.
     Retry(Box<dyn Error + Send + Sync>),
     /// Never again: to the dead letters at once, with this reason.
     Reject(String),

@@ -88,7 +88,7 @@ where
         Vec::new()
     };
     let result = write(messages).await;
-    if matches!(&result, Err(error) if !error.is_unavailable()) && !spare.is_empty() {
+    if matches!(&result, Err(error) if !error.is_outage()) && !spare.is_empty() {
         for (message, caller) in spare.into_iter().zip(callers) {
             // A caller that has gone away no longer wants the answer.
             drop(caller.send(write(vec![message]).await));

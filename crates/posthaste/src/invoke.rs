@@ -175,6 +175,8 @@ enum Unanswered {
 pub(crate) enum Blame {
     /// It is away: no message is at fault and no attempt is counted.
     Unavailable,
+    /// It has to be mended first, as where a migration is missing: no attempt is counted.
+    Environment,
     /// Two transactions collided: the same once more.
     Collision,
     /// The message or its handler.
@@ -183,32 +185,36 @@ pub(crate) enum Blame {
 
 /// Looks through the causes of `failure` for the database's part in it.
 pub(crate) fn blame(failure: &Failure) -> Blame {
-    let Failure::Retry(error) = failure else {
-        return Blame::Message;
+    let blamed = database_errors(failure).map(|error| match error {
+        // The handler's own statement took too long; while the database is away, no handler is called.
+        StoreError::Deadline(_) => Blame::Message,
+        error => blame_store(&error),
+    });
+    let mut blamed = blamed.filter(|blame| *blame != Blame::Message);
+    blamed.next().unwrap_or(Blame::Message)
+}
+
+/// The error of a database that has to be mended first, where `failure` has that cause.
+pub(crate) fn environment(failure: &Failure) -> Option<StoreError> {
+    database_errors(failure).find(|error| blame_store(error) == Blame::Environment)
+}
+
+/// The errors of the database among the causes of `failure`, outermost first.
+fn database_errors(failure: &Failure) -> impl Iterator<Item = StoreError> {
+    let first: Option<&(dyn std::error::Error + 'static)> = match failure {
+        Failure::Retry(error) => Some(error.as_ref()),
+        Failure::Reject(_) | Failure::Later(_) => None,
     };
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
-    while let Some(error) = next {
-        let found = match (error.downcast_ref::<StoreError>(), error.downcast_ref::<DbErr>()) {
-            // The handler's own statement took too long; while the database is away, no handler is called.
-            (Some(StoreError::Deadline(_)), _) => Blame::Message,
-            (Some(store), _) => blame_store(store),
-            (None, Some(db)) => match StoreError::from(db.clone()) {
-                StoreError::Deadline(_) => Blame::Message,
-                store => blame_store(&store),
-            },
-            (None, None) => Blame::Message,
-        };
-        if found != Blame::Message {
-            return found;
-        }
-        next = error.source();
-    }
-    Blame::Message
+    std::iter::successors(first, |&error| error.source()).filter_map(|error| {
+        let store = error.downcast_ref::<StoreError>().cloned();
+        store.or_else(|| error.downcast_ref::<DbErr>().cloned().map(StoreError::from))
+    })
 }
 
 pub(crate) fn blame_store(error: &StoreError) -> Blame {
     match error {
         error if error.is_unavailable() => Blame::Unavailable,
+        StoreError::Environment(_) => Blame::Environment,
         StoreError::Collision(_) => Blame::Collision,
         _ => Blame::Message,
     }

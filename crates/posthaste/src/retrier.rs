@@ -19,10 +19,11 @@ use crate::failpoint;
 use crate::failure::{Failure, chain};
 use crate::handle::{Decoded, Effect, Subscription};
 use crate::handle_outside::Outside;
-use crate::invoke::{self, Blame, Failed, Published, blame, cause};
+use crate::invoke::{self, Blame, Failed, Published, blame, cause, environment};
 use crate::message::{Message, now};
 use crate::outbox;
 use crate::retry::{back_off, decide, jitter};
+use crate::status::ReadingStatus;
 use crate::store::inbox_rows::{self as inbox, Fate};
 use crate::store::retry_rows::{self as rows, Claim, Due, Taken};
 use crate::store::{Store, StoreError, Tx};
@@ -50,6 +51,7 @@ pub(crate) struct Retrier {
     own_turn: Semaphore,
     /// Rows in hand when the database went away.
     interrupted: Mutex<Vec<Claim>>,
+    reading: ReadingStatus,
 }
 
 /// How a transaction on rows that were taken ended.
@@ -101,6 +103,7 @@ impl Retrier {
             subscription: subscription.clone(),
             own_turn: Semaphore::new(1),
             interrupted: Mutex::default(),
+            reading: store.status().reader(&subscription.name),
         }
     }
 
@@ -174,6 +177,9 @@ impl Retrier {
 
     /// Notes an error; returns when there is the next look.
     fn failed(&self, error: &StoreError, failures: &mut u32) -> Instant {
+        if let StoreError::Environment(_) = error {
+            self.reading.cannot_handle(chain(error));
+        }
         if *failures == 0 {
             tracing::warn!(subscription = self.subscription.name, error = %chain(error), "the retrier waits for the database");
         }
@@ -277,7 +283,7 @@ impl Retrier {
             let ended = match self.retry(subscription, taken, &mut part).await {
                 Ok(ended) => ended,
                 Err(error) => {
-                    if error.is_unavailable() {
+                    if error.is_outage() {
                         self.interrupted().push(claim);
                     }
                     return Err(error);
@@ -431,15 +437,18 @@ impl Retrier {
         let Some(after) = next else {
             return self.bury(subscription, claim, message, &error).await;
         };
-        tracing::warn!(
-            subscription = subscription.name,
-            message_id = %message.id,
-            correlation_id = message.correlation_id,
-            attempt,
-            retry_in_ms = after.as_millis() as u64,
-            error,
-            "the handler failed"
-        );
+        let unmended = environment(&failure);
+        if unmended.is_none() {
+            tracing::warn!(
+                subscription = subscription.name,
+                message_id = %message.id,
+                correlation_id = message.correlation_id,
+                attempt,
+                retry_in_ms = after.as_millis() as u64,
+                error,
+                "the handler failed"
+            );
+        }
         self.count("retry", 1);
         let mut tx = self.store.begin().await?;
         let fate = Fate::Retrying {
@@ -449,7 +458,8 @@ impl Retrier {
         inbox::settle_taken(&mut tx, &subscription.name, claim.id, claim.attempts, attempts, fate).await?;
         failpoint::hit("retrier.failing").await;
         tx.commit().await?;
-        Ok(false)
+        // The subscription's other messages would meet the same.
+        unmended.map_or(Ok(false), Err)
     }
 
     async fn bury(

@@ -76,10 +76,14 @@ pub(crate) enum Decision {
 /// When what failed because of the database, not of the message, is tried again.
 const NOT_ITS_FAULT: Duration = Duration::from_millis(200);
 
+/// When a message is tried again that met a database that has to be mended first.
+const UNMENDED: Duration = Duration::from_secs(10);
+
 /// Decides after `attempt` (counted from 1) ended in `failure`; `jitter` as in [`RetryPolicy::next`].
 pub(crate) fn decide(failure: &Failure, attempt: u32, policy: &RetryPolicy, jitter: f64) -> Decision {
     match (failure, blame(failure)) {
         (_, Blame::Unavailable | Blame::Collision) => Decision::Snooze(NOT_ITS_FAULT),
+        (_, Blame::Environment) => Decision::Snooze(UNMENDED),
         (Failure::Later(after), _) => Decision::Snooze(*after),
         (Failure::Reject(_), _) => Decision::Dead,
         (Failure::Retry(_), _) => match policy.next(attempt, jitter) {
@@ -163,6 +167,7 @@ mod tests {
         assert_eq!(decided(Failure::Later(Duration::from_secs(77)), 6), (5, s(77)));
         assert_eq!(decided(database(StoreError::Unavailable), 6), (5, Some(NOT_ITS_FAULT)));
         assert_eq!(decided(database(StoreError::Collision), 6), (5, Some(NOT_ITS_FAULT)));
+        assert_eq!(decided(database(StoreError::Environment), 6), (5, Some(UNMENDED)));
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! What becomes of a delivery that is not handled now: tried again by the retrier, or dead.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use crate::broker::Receiver;
 use crate::consumer::{Consumer, Item, Stop};
 use crate::dead_letter;
 use crate::failpoint;
 use crate::failure::{Failure, chain};
-use crate::invoke::cause;
+use crate::invoke::{cause, environment};
 use crate::retry::{decide, jitter};
 use crate::store::inbox_rows::{self as inbox, Fate};
 use crate::store::{StoreError, Tx};
@@ -22,15 +22,21 @@ impl Consumer {
         match next {
             None => self.bury(receiver, item, attempts, &error).await,
             Some(after) => {
-                tracing::warn!(
-                    subscription = self.subscription.name,
-                    message_id = %item.message.id,
-                    correlation_id = item.message.correlation_id,
-                    attempt = 1,
-                    retry_in_ms = after.as_millis() as u64,
-                    error,
-                    "the handler failed"
-                );
+                if environment(&failure).is_some() {
+                    let mut met = self.met_environment.lock().unwrap_or_else(PoisonError::into_inner);
+                    // A line for each message would be too many; the retrier writes one.
+                    *met = Some(error.clone());
+                } else {
+                    tracing::warn!(
+                        subscription = self.subscription.name,
+                        message_id = %item.message.id,
+                        correlation_id = item.message.correlation_id,
+                        attempt = 1,
+                        retry_in_ms = after.as_millis() as u64,
+                        error,
+                        "the handler failed"
+                    );
+                }
                 self.count("retry", 1);
                 let mut tx = self.store.begin().await?;
                 let fate = Fate::Retrying {

@@ -182,6 +182,10 @@ impl From<StoreError> for ApiError {
                 tracing::warn!(error = chain, "the database is away");
                 Self::unavailable("The database is not available.").because_of(Cause::Away)
             }
+            StoreError::Environment(_) => {
+                tracing::error!(error = chain, "the database has to be mended");
+                Self::unavailable("The database is not available.").because_of(Cause::Away)
+            }
             StoreError::Collision(_) => {
                 tracing::warn!(error = chain, "a transaction collided");
                 Self::unavailable("Another request changed the same data at the same time.")

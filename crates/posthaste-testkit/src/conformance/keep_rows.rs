@@ -106,7 +106,7 @@ pub async fn store_basics(url: &str) -> Result<()> {
         .query("SELECT nothing FROM nowhere", vec![])
         .await
         .map(|rows| rows.len());
-    ensure!(matches!(wrong, Err(StoreError::Statement(_))), "{wrong:?}");
+    ensure!(matches!(wrong, Err(StoreError::Environment(_))), "{wrong:?}");
     ensure!(
         store.migrate_down("things", &[TABLE]).await? == Some(1),
         "not taken back"

@@ -185,7 +185,9 @@ impl Store {
         migrations: &'m [Migration],
     ) -> Result<(Vec<&'m Migration>, Vec<&'m Migration>), MigrateError> {
         let state = match self.migration_state(set, migrations).await {
-            Err(StoreError::Statement(_)) => return Err(foreign(set, vec![LIST.to_owned()])),
+            Err(StoreError::Statement(_) | StoreError::Environment(_)) => {
+                return Err(foreign(set, vec![LIST.to_owned()]));
+            }
             state => state?,
         };
         let is_applied = |migration: &&Migration| {
@@ -265,7 +267,7 @@ async fn prepare(tx: &Tx, set: &str) -> Result<(), MigrateError> {
     tx.execute(TABLE, vec![]).await?;
     match tx.query(IS_OURS, vec![]).await {
         Ok(_) => {}
-        Err(StoreError::Statement(_)) => return Err(foreign(set, vec![LIST.to_owned()])),
+        Err(StoreError::Statement(_) | StoreError::Environment(_)) => return Err(foreign(set, vec![LIST.to_owned()])),
         Err(error) => return Err(error.into()),
     }
     if tx.dialect() == Dialect::Mysql {

@@ -6,6 +6,7 @@
 pub(crate) mod action_rows;
 pub(crate) mod api_key_rows;
 pub(crate) mod backlog_rows;
+mod classify;
 pub(crate) mod dead_letter_rows;
 pub(crate) mod dead_outbox_rows;
 mod dialect;
@@ -44,6 +45,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use classify::Class;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement, TransactionTrait, Value};
 
 pub use dialect::Dialect;
@@ -82,6 +84,10 @@ pub enum StoreError {
     /// The statement or the wait for a connection took longer than allowed.
     #[error("the database did not answer within {0:?}")]
     Deadline(Duration),
+    /// The database answers, but an operator has to mend it first: a table or column is missing, a permission, it is read-only
+    /// or its disk is full.
+    #[error("the database cannot do this as it is set up")]
+    Environment(#[source] DbErr),
     /// A deadlock, serialization failure or lock time-out: the whole transaction may be tried again.
     #[error("the transaction collided with another one")]
     Collision(#[source] DbErr),
@@ -104,28 +110,12 @@ impl StoreError {
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Deadline(_) | Self::Stopped)
     }
-}
 
-impl From<DbErr> for StoreError {
-    fn from(error: DbErr) -> Self {
-        let class = mysql::classify(&error)
-            .or_else(|| postgres::classify(&error))
-            .or_else(|| sqlite::classify(&error));
-        match class {
-            Some(Class::Unavailable) => Self::Unavailable(error),
-            Some(Class::Collision) => Self::Collision(error),
-            Some(Class::Duplicate) => Self::Duplicate(error),
-            Some(Class::Deadline) => Self::Deadline(STATEMENT_DEADLINE),
-            None => Self::Statement(error),
-        }
+    /// Whether nothing is known to be wrong with the statement: as [`StoreError::is_unavailable`], or the database is there
+    /// and has to be mended.
+    pub(crate) fn is_outage(&self) -> bool {
+        self.is_unavailable() || matches!(self, Self::Environment(_))
     }
-}
-
-enum Class {
-    Unavailable,
-    Collision,
-    Duplicate,
-    Deadline,
 }
 
 /// How a store is opened.

@@ -3,8 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sea_orm::{DbErr, RuntimeErr, SqlxMySqlConnector, Value};
-use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPoolOptions};
+use sea_orm::{SqlxMySqlConnector, Value};
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
 
 use super::postgres::Opened;
@@ -144,24 +144,19 @@ fn list_of(list: &[Value], out: &mut String, bound: &mut Vec<Value>) {
     }
 }
 
-pub(super) fn classify(error: &DbErr) -> Option<Class> {
-    let (DbErr::Conn(RuntimeErr::SqlxError(error))
-    | DbErr::Exec(RuntimeErr::SqlxError(error))
-    | DbErr::Query(RuntimeErr::SqlxError(error))) = error
-    else {
-        return None;
-    };
-    let found = error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>()?;
-    match found.number() {
+pub(super) fn classify(number: u16) -> Option<Class> {
+    match number {
         1062 | 1586 => Some(Class::Duplicate),
         // Lock wait, deadlock, NOWAIT, changed since read.
         1205 | 1213 | 3572 | 1020 => Some(Class::Collision),
-        // Files and disk, memory, shutdown, table full.
-        1021 | 1026 | 1030 | 1037 | 1041 | 1053 | 1077..=1079 | 1114 => Some(Class::Unavailable),
+        // Table, column, database; permission.
+        1049 | 1054 | 1146 | 1044 | 1045 | 1142 | 1143 | 1227 | 1370 | 1698 => Some(Class::Environment),
+        // Read-only; disk or table full.
+        1290 | 1792 | 1836 | 1021 | 1114 => Some(Class::Environment),
+        // Files, memory, shutdown.
+        1026 | 1030 | 1037 | 1041 | 1053 | 1077..=1079 => Some(Class::Unavailable),
         // Too many connections, the network, killed, idle for too long.
         1040 | 1152 | 1158..=1161 | 1184 | 1203 | 1226 | 1317 | 1927 | 4031 => Some(Class::Unavailable),
-        // Read only.
-        1290 | 1792 | 1836 => Some(Class::Unavailable),
         // Our own statement time-out.
         1969 | 3024 => Some(Class::Deadline),
         2002 | 2006 | 2013 => Some(Class::Unavailable),

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sea_orm::{DatabaseConnection, DbErr, RuntimeErr, SqlxPostgresConnector};
+use sea_orm::{DatabaseConnection, SqlxPostgresConnector};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -69,36 +69,18 @@ pub(super) fn sql(text: &str) -> String {
     })
 }
 
-pub(super) fn classify(error: &DbErr) -> Option<Class> {
-    let runtime = match error {
-        DbErr::ConnectionAcquire(_) => return Some(Class::Unavailable),
-        DbErr::Conn(runtime) | DbErr::Exec(runtime) | DbErr::Query(runtime) => runtime,
-        _ => return None,
-    };
-    let RuntimeErr::SqlxError(error) = runtime else {
-        return None;
-    };
-    match error.as_ref() {
-        sqlx::Error::Database(database) => {
-            // SQLSTATE has five characters; SQLite's result codes have fewer.
-            let code = database.code().filter(|code| code.len() == 5)?;
-            match code.as_ref() {
-                "23505" => Some(Class::Duplicate),
-                "40001" | "40P01" | "55P03" => Some(Class::Collision),
-                // Our own statement_timeout or an operator's cancel.
-                "57014" => Some(Class::Deadline),
-                // Connection, resources (disk full, too many connections), shutdown, system and read-only standby.
-                "25006" => Some(Class::Unavailable),
-                _ if ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Some(Class::Unavailable),
-                _ => None,
-            }
-        }
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => Some(Class::Unavailable),
+pub(super) fn classify(code: &str) -> Option<Class> {
+    match code {
+        "23505" => Some(Class::Duplicate),
+        "40001" | "40P01" | "55P03" => Some(Class::Collision),
+        // Our own statement_timeout or an operator's cancel.
+        "57014" => Some(Class::Deadline),
+        // Table, column, schema, database; permission; read-only; disk full.
+        "42P01" | "42703" | "3F000" | "3D000" | "42501" | "25006" | "53100" => Some(Class::Environment),
+        // Authentication.
+        _ if code.starts_with("28") => Some(Class::Environment),
+        // Connection, resources (memory, too many connections), shutdown, system.
+        _ if ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Some(Class::Unavailable),
         _ => None,
     }
 }

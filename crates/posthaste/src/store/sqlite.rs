@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use sea_orm::{DbErr, RuntimeErr, SqlxSqliteConnector};
+use sea_orm::{DbErr, SqlxSqliteConnector};
 use sqlx::SqliteConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
@@ -160,21 +160,19 @@ pub(super) fn unreadable(column: &str, error: &dyn std::error::Error) -> StoreEr
     StoreError::Statement(DbErr::Type(format!("column {column}: {error}")))
 }
 
-pub(super) fn classify(error: &DbErr) -> Option<Class> {
-    let (DbErr::Conn(RuntimeErr::SqlxError(error))
-    | DbErr::Exec(RuntimeErr::SqlxError(error))
-    | DbErr::Query(RuntimeErr::SqlxError(error))) = error
-    else {
-        return None;
-    };
-    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+/// `text` is the message of the error: what does not exist has no code of its own.
+pub(super) fn classify(code: i32, text: &str) -> Option<Class> {
+    let missing = ["no such table", "no such column", "has no column named"];
     // The low byte is the primary result code, https://sqlite.org/rescode.html.
     match (code, code & 0xff) {
         (1555 | 2067, _) => Some(Class::Duplicate),
         // BUSY, LOCKED.
         (_, 5 | 6) => Some(Class::Collision),
-        // NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN.
-        (_, 7 | 8 | 9 | 10 | 13 | 14) => Some(Class::Unavailable),
+        // READONLY, FULL.
+        (_, 8 | 13) => Some(Class::Environment),
+        (1, _) if missing.iter().any(|missing| text.contains(missing)) => Some(Class::Environment),
+        // NOMEM, INTERRUPT, IOERR, CANTOPEN.
+        (_, 7 | 9 | 10 | 14) => Some(Class::Unavailable),
         _ => None,
     }
 }
