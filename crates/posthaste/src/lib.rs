@@ -53,6 +53,7 @@ pub mod message;
 mod migrations;
 pub mod outbox;
 pub mod publish;
+mod read_time;
 mod relay;
 mod retention;
 mod retrier;
@@ -72,6 +73,7 @@ pub use handle_outside::{HandleOutside, Outside};
 pub use message::{Message, MessageId};
 pub use migrations::CORE_MIGRATIONS;
 pub use publish::Publisher;
+pub use read_time::read_time;
 pub use retry::RetryPolicy;
 pub use store::{Store, StoreError, StoreOptions, Tx};
 

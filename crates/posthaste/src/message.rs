@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Datelike, SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::contract::Event;
 use crate::correlation;
+use crate::read_time::storable;
 use crate::telemetry;
 
 /// Identity of a message; duplicates are recognised by (subscription, message id).
@@ -174,9 +175,8 @@ impl Message {
     pub(crate) fn fit_columns(&mut self) {
         let fits = |text: &str, most: usize| text.chars().count() <= most && !text.contains('\0');
         // Some databases end at the year 9999; who writes milliseconds where seconds are meant goes far beyond.
-        if !(1..=9999).contains(&self.time.year()) {
-            self.time = now();
-        }
+        self.time = storable(self.time).unwrap_or_else(now);
+        self.expires_at = self.expires_at.and_then(storable);
         if !fits(&self.event_type, 255) {
             self.event_type = self.event_type.chars().filter(|c| *c != '\0').take(255).collect();
         }
@@ -284,8 +284,10 @@ mod tests {
         message.correlation_id = Some("a b\0".repeat(100));
         message.key = Some("k\0".to_owned());
         message.time = DateTime::from_timestamp(1_795_000_000_000, 0).expect("a time");
+        message.expires_at = Some(message.time);
         message.fit_columns();
         assert!(message.time <= now());
+        assert_eq!(message.expires_at, None);
         assert_eq!(message.event_type, "x".repeat(255));
         assert_eq!(message.correlation_id, None);
         assert_eq!(message.key.as_deref(), Some("k\u{fffd}"));

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
 use crate::identity::Given;
 use crate::message::Message;
+use crate::read_time::read_time;
 
 const MEDIA_TYPE: &str = "application/cloudevents+json";
 
@@ -78,8 +79,7 @@ fn data_bytes(json: &str, content_type: &str) -> Vec<u8> {
 }
 
 fn time(text: String) -> Option<DateTime<Utc>> {
-    let time = DateTime::parse_from_rfc3339(&text).ok()?;
-    Some(time.to_utc().trunc_subsecs(6))
+    read_time(&text)
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use rdkafka::Message as _;
 use rdkafka::message::{BorrowedMessage, Header, Headers, OwnedHeaders};
 
 use crate::broker::structured_event;
 use crate::identity::Given;
 use crate::message::{KEY_BYTES as MAX_KEY, Message, MessageId, now};
+use crate::read_time::read_time;
 
 const CONTENT_TYPE: &str = "content-type";
 const TRACE: &str = "traceparent";
@@ -141,10 +142,7 @@ fn decode(
     written: Option<DateTime<Utc>>,
     body: Vec<u8>,
 ) -> (Message, Given) {
-    let time = |text: String| {
-        let read = DateTime::parse_from_rfc3339(&text).ok()?;
-        Some(read.to_utc().trunc_subsecs(6))
-    };
+    let time = |text: String| read_time(&text);
     let mut attribute = |name: &str| headers.remove(&format!("ce_{name}"));
     let id = attribute("id");
     let source = attribute("source");

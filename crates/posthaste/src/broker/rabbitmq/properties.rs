@@ -1,7 +1,7 @@
 //! A message's attributes as AMQP properties and headers, in CloudEvents binary mode; and what a foreign producer
 //! gave, as far as it can be understood. Nothing a producer writes there can lose the message.
 
-use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use lapin::BasicProperties;
 use lapin::message::Delivery as Arrived;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
@@ -9,6 +9,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use crate::broker::structured_event;
 use crate::identity::Given;
 use crate::message::{Message, MessageId, now};
+use crate::read_time::read_time;
 
 const PERSISTENT: u8 = 2;
 const PREFIX: &str = "cloudEvents_";
@@ -239,10 +240,7 @@ fn json(value: &AMQPValue) -> Option<serde_json::Value> {
 fn time(value: &AMQPValue, text: &str) -> Option<DateTime<Utc>> {
     match value {
         AMQPValue::Timestamp(seconds) => in_seconds(*seconds),
-        _ => {
-            let time = DateTime::parse_from_rfc3339(text).ok()?;
-            Some(time.with_timezone(&Utc).trunc_subsecs(6))
-        }
+        _ => read_time(text),
     }
 }
 
