@@ -296,14 +296,17 @@ impl Consumer {
                 Tried::Failed(failed) => failed,
             };
             match blame(&failed.failure) {
-                Blame::Unavailable => return Err(unavailable(failed.failure)),
+                // A server that gets more than it takes closes the connection. Where it is away indeed, the next step tells.
+                Blame::Unavailable if batch.iter().all(|item| self.store.takes(&item.message)) => {
+                    return Err(unavailable(failed.failure));
+                }
                 Blame::Collision if collisions < COLLISIONS => {
                     collisions += 1;
                     tokio::time::sleep(after_collision(collisions)).await;
                     open.push(batch);
                     continue;
                 }
-                Blame::Collision | Blame::Environment | Blame::Message => {}
+                Blame::Unavailable | Blame::Collision | Blame::Environment | Blame::Message => {}
             }
             match failed.culprit {
                 _ if batch.len() == 1 => self.fail(receiver, &batch[0], failed.failure).await?,

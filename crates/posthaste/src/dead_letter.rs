@@ -236,6 +236,16 @@ pub(crate) fn is_copy(message: &Message) -> bool {
     message.headers.contains_key(ORIGIN)
 }
 
+/// What a dead letter says of a body that the database does not take.
+pub(crate) fn body_omitted(message: &Message) -> String {
+    let hash = identity::body_hash(&message.body);
+    let hash = hash
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let bytes = message.body.len();
+    format!("the database does not take its body of {bytes} bytes (SHA-256 {hash})")
+}
+
 /// Where a message stood when it was given up.
 pub(crate) enum Origin {
     /// It came from the transport and is new to the inbox.
@@ -291,11 +301,27 @@ pub(crate) async fn bury(
         copy.headers
             .insert("posthaste-attempt".to_owned(), attempts.to_string());
         copy.headers.insert(ORIGIN.to_owned(), message.topic.clone());
+        // The row took the body; with what is added here it may not fit any more.
+        if !tx.store().takes(&copy) {
+            tracing::warn!(subscription = subscription.name, message_id = %message.id, "{}", body_omitted(&copy));
+            copy.body.clear();
+        }
         told.push(copy);
     }
     if let Some(on_dead) = &subscription.on_dead {
         match on_dead(message, error) {
-            Ok(messages) => told.extend(messages),
+            Ok(messages) => told.extend(messages.into_iter().filter(|message| {
+                let takes = tx.store().takes(message);
+                if !takes {
+                    tracing::error!(
+                        subscription = subscription.name,
+                        topic = message.topic,
+                        "{}",
+                        body_omitted(message)
+                    );
+                }
+                takes
+            })),
             // The dead letter itself must not fail for it.
             Err(failure) => {
                 tracing::error!(subscription = subscription.name, message_id = %message.id, error = %failure, "nobody is told of the dead letter");

@@ -239,6 +239,26 @@ impl Message {
         left.map_or(self.time, |left| left.to_utc().max(self.time))
     }
 
+    /// All but its body.
+    pub(crate) fn without_body(&self) -> Self {
+        let mut message = self.bare();
+        message.body = Vec::new();
+        Self {
+            source: self.source.clone(),
+            event_type: self.event_type.clone(),
+            key: self.key.clone(),
+            subject: self.subject.clone(),
+            time: self.time,
+            content_type: self.content_type.clone(),
+            correlation_id: self.correlation_id.clone(),
+            causation_id: self.causation_id.clone(),
+            traceparent: self.traceparent.clone(),
+            ordered: self.ordered,
+            headers: self.headers.clone(),
+            ..message
+        }
+    }
+
     /// Whether `expires_at` has passed at `now`.
     pub fn expired(&self, now: DateTime<Utc>) -> bool {
         self.expires_at.is_some_and(|at| at <= now)

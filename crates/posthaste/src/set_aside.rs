@@ -1,14 +1,15 @@
 //! What becomes of a delivery that is not handled now: tried again by the retrier, or dead.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use crate::broker::Receiver;
 use crate::consumer::{Consumer, Item, Stop};
-use crate::dead_letter;
+use crate::dead_letter::{self, body_omitted};
 use crate::failpoint;
 use crate::failure::{Failure, chain};
 use crate::invoke::{cause, environment};
+use crate::message::Message;
 use crate::retry::{decide, jitter};
 use crate::store::inbox_rows::{self as inbox, Fate};
 use crate::store::{StoreError, Tx};
@@ -53,29 +54,43 @@ impl Consumer {
     }
 
     pub(crate) async fn bury(&self, receiver: &Receiver, item: &Item, attempts: u32, error: &str) -> Result<(), Stop> {
-        match self.bury_whole(receiver, item, attempts, error).await {
-            // Refused for ever it would come back for ever: its bytes and cause are kept all the same.
-            Err(Stop::Store(StoreError::Statement(refusal))) => {
-                let error = format!("{error}; its attributes could not be kept: {}", chain(&refusal));
-                let bare = Item {
-                    tag: item.tag,
-                    message: Arc::new(item.message.bare()),
-                    rule: item.rule,
-                };
-                self.bury_whole(receiver, &bare, attempts, &error).await
+        let message = &item.message;
+        let mut error = error.to_owned();
+        let reduced = if self.store.takes(message) {
+            [message.as_ref().clone(), message.bare()]
+        } else {
+            error = format!("{}; {error}", body_omitted(message));
+            [message.without_body(), message.without_body().bare()]
+        };
+        // Refused for ever it would come back for ever: what can be kept is kept, and the cause all the same.
+        for message in reduced {
+            match self.bury_as(receiver, item, message, attempts, &error).await {
+                Err(Stop::Store(StoreError::Statement(refusal))) => {
+                    error = format!("{error}; its attributes could not be kept: {}", chain(&refusal));
+                }
+                done => return done,
             }
-            done => done,
         }
+        let error = format!("{}; {error}", body_omitted(message));
+        let message = message.without_body().bare();
+        self.bury_as(receiver, item, message, attempts, &error).await
     }
 
-    async fn bury_whole(&self, receiver: &Receiver, item: &Item, attempts: u32, error: &str) -> Result<(), Stop> {
+    async fn bury_as(
+        &self,
+        receiver: &Receiver,
+        item: &Item,
+        message: Message,
+        attempts: u32,
+        error: &str,
+    ) -> Result<(), Stop> {
         if attempts == 0 {
             metrics::counter!(metric::INBOX_RECEIVED, "posthaste_verdict" => "rejected").increment(1);
         }
         self.count("dead", 1);
         let mut tx = self.store.begin().await?;
         let from = dead_letter::Origin::Transport { attempts };
-        dead_letter::bury(&mut tx, &self.service, &self.subscription, &item.message, from, error).await?;
+        dead_letter::bury(&mut tx, &self.service, &self.subscription, &message, from, error).await?;
         self.settle(receiver, tx, &[item.tag]).await
     }
 

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use posthaste::broker::BrokerError;
-use posthaste_testkit::TestDatabase;
-use posthaste_testkit::servers::{PostgresUrl, PrivatePostgres, PrivateRabbitmq};
+use posthaste::dead_letter::{self, Selection};
+use posthaste::{Cx, Handle, Handled, Store, StoreOptions, Subscription};
+use posthaste_testkit::servers::{PostgresUrl, PrivateMysql, PrivatePostgres, PrivateRabbitmq, TestVhost};
+use posthaste_testkit::{TestDatabase, wait_until};
 
 use crate::shop::{LIMIT, Sale, Shop, sale, topic};
 
@@ -61,5 +63,70 @@ async fn quorum_queues_drop_nothing_while_the_database_is_away() -> Result<()> {
     postgres.start().await?;
     shop.sold_once(0..300).await?;
     engine.stop(LIMIT).await;
+    Ok(())
+}
+
+/// Less than the large messages below, as an administrator may have set it.
+const PACKET: usize = 1 << 20;
+
+/// Keeps all of the message.
+struct Keep;
+
+impl Handle<Sale> for Keep {
+    async fn handle(&self, sale: Sale, cx: &mut Cx<'_>) -> Handled {
+        let insert = "INSERT INTO effects (effect_key, n) VALUES ($1, $2)";
+        cx.tx().execute(insert, vec![sale.text.into(), sale.n.into()]).await?;
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_database_never_takes_is_dead_without_its_body_and_holds_up_no_other() -> Result<()> {
+    let mysql = PrivateMysql::launch(23_940).await?;
+    let server = Store::open(mysql.url().as_str(), StoreOptions::default())?;
+    let limit = format!("SET GLOBAL max_allowed_packet = {PACKET}");
+    server.execute(&limit, vec![]).await?;
+    server.close().await;
+    let database = TestDatabase::on_mysql(mysql.url().clone()).await?;
+    let vhost = TestVhost::create().await?;
+    let shop = Shop::open(&database, vhost.url(), &topic()).await?;
+    let mut large = shop.message(&Sale {
+        n: 1,
+        text: "x".repeat(3 * PACKET / 2),
+    })?;
+    large.correlation_id = Some("the-large-one".to_owned());
+    let (id, size) = (large.id, large.body.len());
+    // Nobody's contract, so that no handler sees it; and so large that the server hangs up in the middle.
+    let mut foreign = shop.message(&sale(2))?;
+    foreign.body = vec![b'x'; 12 * PACKET];
+    let small = (3..303).map(|n| {
+        let text = "y".repeat(8 * 1024);
+        shop.message(&Sale { n, text })
+    });
+    let mut messages = vec![large, foreign];
+    messages.extend(small.collect::<Result<Vec<_>>>()?);
+    let confirmed = shop.broker.publish(messages).await;
+    ensure!(confirmed.iter().all(Result::is_ok), "{confirmed:?}");
+    let mut keeping = Subscription::new::<Sale, _>("shop.keep", &shop.topic, Keep);
+    keeping.dead_letter_queue = Some(format!("{}.dead", shop.topic));
+    let engine = shop.start(vec![keeping]);
+    wait_until("two dead letters", LIMIT, || async {
+        (shop.dead().await.ok()? == 2).then_some(())
+    })
+    .await?;
+    shop.wait_for(300).await?;
+    engine.stop(LIMIT).await;
+    let letters = dead_letter::list(&shop.store, &Selection::default(), 10).await?;
+    for letter in &letters {
+        ensure!(letter.message.body.is_empty(), "{}", letter.error);
+        ensure!(letter.error.contains("SHA-256"), "{}", letter.error);
+    }
+    let large = letters.iter().find(|letter| letter.message.id == id);
+    let large = large.ok_or_else(|| anyhow::anyhow!("no dead letter of the large one: {letters:?}"))?;
+    ensure!(large.error.contains(&format!("{size} bytes")), "{}", large.error);
+    let correlation_id = large.message.correlation_id.as_deref();
+    ensure!(correlation_id == Some("the-large-one"), "{correlation_id:?}");
+    let copies = shop.count("SELECT COUNT(*) AS n FROM outbox_messages").await?;
+    ensure!(copies == 2, "{copies} copies");
     Ok(())
 }

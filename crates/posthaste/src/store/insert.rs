@@ -133,8 +133,9 @@ impl Insert {
     pub async fn run(&self, tx: &Tx, rows: Vec<Vec<Value>>) -> Result<Vec<Uuid>, StoreError> {
         let mut new = Vec::new();
         let mut rows = VecDeque::from(rows);
+        let most = BYTES.min(usize::try_from(tx.store().largest_statement() / 2).unwrap_or(BYTES));
         while !rows.is_empty() {
-            let fit = fitting(&rows);
+            let fit = fitting(&rows, most);
             let chunk = CHUNKS.into_iter().find(|chunk| *chunk <= fit).unwrap_or(fit);
             let part: Vec<Vec<Value>> = rows.drain(..chunk).collect();
             if !self.returns_by_itself(tx.dialect()) {
@@ -188,20 +189,21 @@ impl Insert {
     }
 }
 
-/// How many of the first `rows` go into one statement; at least one.
-fn fitting(rows: &VecDeque<Vec<Value>>) -> usize {
+/// How many of the first `rows` go into one statement of at most `most` bytes; at least one.
+fn fitting(rows: &VecDeque<Vec<Value>>, most: usize) -> usize {
     let mut bytes = 0;
     let fits = |row: &&Vec<Value>| {
         bytes += row.iter().map(size).sum::<usize>();
-        bytes <= BYTES
+        bytes <= most
     };
     rows.iter().take(CHUNKS[0]).take_while(fits).count().max(1)
 }
 
-fn size(value: &Value) -> usize {
+/// Bytes of a bound value on the wire, or a little more.
+pub(super) fn size(value: &Value) -> usize {
     match value {
-        Value::String(Some(text)) => text.len(),
-        Value::Bytes(Some(bytes)) => bytes.len(),
+        Value::String(Some(text)) => text.len() + 16,
+        Value::Bytes(Some(bytes)) => bytes.len() + 16,
         _ => 16,
     }
 }
@@ -215,8 +217,9 @@ mod tests {
     #[test]
     fn a_statement_stays_below_the_server_s_limit() {
         let rows = |size: usize, count: usize| VecDeque::from(vec![vec![vec![0u8; size].into()]; count]);
-        assert_eq!(fitting(&rows(10, 2000)), 500);
-        assert_eq!(fitting(&rows(BYTES / 4, 10)), 4);
-        assert_eq!(fitting(&rows(BYTES + 1, 2)), 1);
+        assert_eq!(fitting(&rows(10, 2000), BYTES), 500);
+        assert_eq!(fitting(&rows(BYTES / 5, 10), BYTES), 4);
+        assert_eq!(fitting(&rows(BYTES + 1, 2), BYTES), 1);
+        assert_eq!(fitting(&rows(1_000, 500), 64 * 1024), 64);
     }
 }

@@ -42,7 +42,7 @@ mod watch;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use classify::Class;
@@ -66,11 +66,15 @@ use suspect_connections::note_silence;
 
 use crate::engine::KeeperSlot;
 use crate::failure::chain;
+use crate::message::Message;
 use crate::status::{Status, Trouble};
 use crate::telemetry::metric;
 
 /// A begin is one round trip once there is a connection.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// For the text, the error and the other columns of a row with a message.
+const ROOM: usize = 32 * 1024;
 
 /// No statement may take longer; the server is told the same where it can be.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(30);
@@ -152,6 +156,8 @@ struct Inner {
     retries: Turns,
     keeper: KeeperSlot,
     status: Arc<Status>,
+    /// Bytes of the largest statement that the server takes, as far as it is known.
+    largest: Arc<AtomicU64>,
 }
 
 /// The pools below SeaORM, for what it does not pass on: sizes, LISTEN, PRAGMA.
@@ -178,9 +184,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Url`] when the URL is not understood or a SQLite folder cannot be made.
     pub fn open(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
+        let largest = Arc::new(AtomicU64::new(u64::MAX));
         let (pools, writer, reader, dialect) = match url.split(':').next() {
             Some("postgres" | "postgresql") => postgres::open(url, options)?,
-            Some("mysql" | "mariadb") => mysql::open(url, options)?,
+            Some("mysql" | "mariadb") => mysql::open(url, options, &largest)?,
             Some("sqlite") => sqlite::open(url, options)?,
             _ => {
                 return Err(StoreError::Url(format!(
@@ -202,6 +209,7 @@ impl Store {
             retries: Turns::of(options.connections),
             keeper: KeeperSlot::default(),
             status: Arc::default(),
+            largest,
         })))
     }
 
@@ -248,6 +256,17 @@ impl Store {
 
     pub(crate) fn status(&self) -> &Arc<Status> {
         &self.0.status
+    }
+
+    /// Bytes of the largest statement that the server takes, its values included.
+    pub(crate) fn largest_statement(&self) -> u64 {
+        self.0.largest.load(Relaxed)
+    }
+
+    /// Whether a row with `message` can be written.
+    pub(crate) fn takes(&self, message: &Message) -> bool {
+        let bytes = message.body.len() + message.envelope_bytes() + ROOM;
+        bytes as u64 <= self.largest_statement()
     }
 
     /// Turns for retries that hold a connection.

@@ -1,11 +1,13 @@
 //! What is particular to MySQL and MariaDB.
 
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use sea_orm::{SqlxMySqlConnector, Value};
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row};
 
 use super::postgres::Opened;
 use super::{Class, Dialect, Pools, StoreError, StoreOptions, idle_limit, mask};
@@ -21,7 +23,9 @@ const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
 /// Half of what MySQL's session lives without a statement: the pool looks for idle connections as often as this is long.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 
-pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreError> {
+/// `largest` becomes what the server takes, as of the newest connection.
+pub(super) fn open(url: &str, options: StoreOptions, largest: &Arc<AtomicU64>) -> Result<Opened, StoreError> {
+    let largest = largest.clone();
     let connect = MySqlConnectOptions::from_str(url)
         .map_err(|error| StoreError::Url(format!("{} is no MySQL URL: {error}", mask(url))))?
         // SESSION sets the whole mode.
@@ -46,11 +50,15 @@ pub(super) fn open(url: &str, options: StoreOptions) -> Result<Opened, StoreErro
                 super::suspect_connections::still_answers(connection).await
             })
         })
-        .after_connect(|connection, _| {
+        .after_connect(move |connection, _| {
+            let largest = largest.clone();
             Box::pin(async move {
                 let limit = idle_limit::mysql_settings(idle_limit::SESSION);
                 let session = format!("{SESSION}; SET SESSION {limit}");
-                connection.execute(AssertSqlSafe(session)).await.map(drop)
+                connection.execute(AssertSqlSafe(session)).await?;
+                let row = connection.fetch_one("SELECT @@max_allowed_packet").await?;
+                largest.store(row.try_get(0)?, Relaxed);
+                Ok(())
             })
         })
         .connect_lazy_with(connect);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, ExecResult, Value};
 
 use super::idle_limit::Changed;
+use super::insert::size;
 use super::{Dialect, Row, Store, StoreError, Wake, query_on, statement, timed};
 
 /// Fails where no transaction is open any more.
@@ -49,6 +50,7 @@ impl Tx {
     /// As the statement fails.
     pub async fn query(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         self.check_open()?;
+        self.check_size(sql, &values)?;
         self.note(query_on(&self.tx, self.dialect(), sql, values).await)
     }
 
@@ -58,9 +60,24 @@ impl Tx {
     /// As the statement fails.
     pub async fn execute(&self, sql: &str, values: Vec<Value>) -> Result<u64, StoreError> {
         self.check_open()?;
+        self.check_size(sql, &values)?;
         let statement = statement(self.dialect(), sql, values);
         let result: ExecResult = self.note(timed("execute", self.tx.execute_raw(statement)).await)?;
         Ok(result.rows_affected())
+    }
+
+    /// A server that gets more than it takes closes the connection, which then looks like an outage.
+    fn check_size(&self, sql: &str, values: &[Value]) -> Result<(), StoreError> {
+        let largest = self.store.largest_statement();
+        if largest == u64::MAX {
+            return Ok(());
+        }
+        let bytes = sql.len() + values.iter().map(size).sum::<usize>();
+        if bytes as u64 <= largest {
+            return Ok(());
+        }
+        let reason = format!("it has {bytes} bytes, and the server takes {largest} (max_allowed_packet)");
+        Err(StoreError::Statement(DbErr::Custom(reason)))
     }
 
     fn note<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
