@@ -374,7 +374,7 @@ async fn old_ones_go_at_their_age(database: TestDatabase) -> Result<()> {
         .await?;
     store
         .execute(
-            "INSERT INTO queue_readers (queue, since) VALUES ('somebody', {now})",
+            "INSERT INTO queues_read (queue, since) VALUES ('somebody', {now})",
             vec![],
         )
         .await?;

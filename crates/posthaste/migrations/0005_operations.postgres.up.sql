@@ -19,7 +19,7 @@ CREATE TABLE ops_actions (
 CREATE INDEX ops_actions_by_time ON ops_actions (at, id);
 
 -- Queues of this database that a service reads or has read; what lies in others is nobody's.
-CREATE TABLE queue_readers (
+CREATE TABLE queues_read (
     queue VARCHAR(255) PRIMARY KEY,
     since TIMESTAMPTZ NOT NULL
 );

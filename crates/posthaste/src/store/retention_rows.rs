@@ -71,7 +71,7 @@ pub(crate) async fn note_readers(store: &Store, queues: &[String]) -> Result<(),
     new.sort_unstable();
     let tx = store.begin().await?;
     for queue in new {
-        let sql = "INSERT INTO queue_readers (queue, since) VALUES ($1, {now}) {ignore:queue}";
+        let sql = "INSERT INTO queues_read (queue, since) VALUES ($1, {now}) {ignore:queue}";
         tx.execute(sql, vec![queue.as_str().into()]).await?;
     }
     tx.commit().await
@@ -79,7 +79,7 @@ pub(crate) async fn note_readers(store: &Store, queues: &[String]) -> Result<(),
 
 /// The queues that a service reads or has read.
 pub(crate) async fn readers(store: &Store) -> Result<BTreeSet<String>, StoreError> {
-    let rows = store.query("SELECT queue FROM queue_readers", vec![]).await?;
+    let rows = store.query("SELECT queue FROM queues_read", vec![]).await?;
     rows.iter().map(|row| row.get("queue")).collect()
 }
 
