@@ -207,18 +207,12 @@ async fn they_are_replayed_in_pages_on_record(database: TestDatabase) -> Result<
 
     // Stopped after the second page: what is done is done, and the record says how far it came.
     let stop = CancellationToken::new();
-    let done = dead_letter::settle(
-        &store,
-        Act::Discard,
-        &Selection::default(),
-        &operator,
-        &stop,
-        |progress| {
-            if progress.done == 1000 {
-                stop.cancel();
-            }
-        },
-    );
+    let all = Selection::default();
+    let done = dead_letter::settle(&store, Act::Discard, &all, &operator, &stop, |progress| {
+        if progress.done == 1000 {
+            stop.cancel();
+        }
+    });
     let done = done.await?;
     ensure!((done.done, done.total) == (1000, 1500), "{done:?}");
     ensure!(dead_letter::count(&store, &Selection::default()).await? == 500);
