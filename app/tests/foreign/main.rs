@@ -3,6 +3,7 @@
 mod describe_letters;
 mod describe_queues;
 #[path = "../survive/process.rs"]
+#[expect(dead_code, reason = "shared with the tests that need all of it")]
 mod process;
 mod put_letters;
 

@@ -368,7 +368,7 @@ async fn old_ones_go_at_their_age(database: TestDatabase) -> Result<()> {
         .await?;
     store
         .execute(
-            "INSERT INTO queues_read (queue, since) VALUES ('somebody', {now})",
+            "INSERT INTO queue_readers (service, queue) VALUES ('somebody', 'somebody')",
             vec![],
         )
         .await?;

@@ -5,5 +5,4 @@ PREPARE posthaste FROM @posthaste;
 EXECUTE posthaste;
 DEALLOCATE PREPARE posthaste;
 DROP TABLE IF EXISTS inbox_holds;
-DROP TABLE IF EXISTS queues_read;
 DROP TABLE IF EXISTS ops_actions;

@@ -15,12 +15,6 @@ CREATE TABLE IF NOT EXISTS ops_actions (
     KEY ops_actions_by_time (at, id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 /*M! COLLATE = utf8mb4_nopad_bin */ /*!80017 COLLATE = utf8mb4_0900_bin */;
 
--- Queues of this database that a service reads or has read; what lies in others is nobody's.
-CREATE TABLE IF NOT EXISTS queues_read (
-    queue VARCHAR(255) NOT NULL PRIMARY KEY,
-    since DATETIME(6) NOT NULL
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 /*M! COLLATE = utf8mb4_nopad_bin */ /*!80017 COLLATE = utf8mb4_0900_bin */;
-
 -- Subscriptions whose marks stay for now, because old messages are being read again.
 CREATE TABLE IF NOT EXISTS inbox_holds (
     subscription VARCHAR(128) NOT NULL PRIMARY KEY,

@@ -18,12 +18,6 @@ CREATE TABLE ops_actions (
 );
 CREATE INDEX ops_actions_by_time ON ops_actions (at, id);
 
--- Queues of this database that a service reads or has read; what lies in others is nobody's.
-CREATE TABLE queues_read (
-    queue VARCHAR(255) PRIMARY KEY,
-    since TIMESTAMPTZ NOT NULL
-);
-
 -- Subscriptions whose marks stay for now, because old messages are being read again.
 CREATE TABLE inbox_holds (
     subscription VARCHAR(128) PRIMARY KEY,

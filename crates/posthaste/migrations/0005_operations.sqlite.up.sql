@@ -19,12 +19,6 @@ CREATE TABLE ops_actions (
 );
 CREATE INDEX ops_actions_by_time ON ops_actions (at, id);
 
--- Queues of this database that a service reads or has read; what lies in others is nobody's.
-CREATE TABLE queues_read (
-    queue TEXT PRIMARY KEY,
-    since TEXT NOT NULL
-) WITHOUT ROWID;
-
 -- Subscriptions whose marks stay for now, because old messages are being read again.
 CREATE TABLE inbox_holds (
     subscription TEXT PRIMARY KEY,

@@ -32,19 +32,13 @@ impl Retention {
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut warned: Option<Instant> = None;
-        let mut known = false;
         loop {
-            if !known {
-                // Before anybody looks for queues without a reader.
-                let noted = retention_rows::note_readers(&self.store, &self.reads).await;
-                known = noted.is_ok();
-            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(self.every) => {}
             }
             let warns = warned.is_none_or(|at| at.elapsed() >= DAY);
-            match self.pass(known, warns, &stop).await {
+            match self.pass(warns, &stop).await {
                 Ok(()) if warns => warned = Some(Instant::now()),
                 Ok(()) => {}
                 // Nothing is lost by removing later.
@@ -54,7 +48,7 @@ impl Retention {
     }
 
     /// One pass over everything that is old, from its old end.
-    async fn pass(&self, known: bool, warns: bool, stop: &CancellationToken) -> Result<(), StoreError> {
+    async fn pass(&self, warns: bool, stop: &CancellationToken) -> Result<(), StoreError> {
         let mut after = 0;
         while let (_, Some(last)) = retention_rows::outbox(&self.store, after, micros(self.outbox), PAGE).await? {
             after = last;
@@ -71,7 +65,7 @@ impl Retention {
         if let Some(age) = self.dead {
             self.dead_letters(age, warns, stop).await?;
         }
-        if let Some(age) = self.unread.filter(|_| known) {
+        if let Some(age) = self.unread {
             self.unread_queues(age, warns, stop).await?;
         }
         Ok(())
@@ -112,6 +106,10 @@ impl Retention {
     /// Removes what has lain for longer than `age` in queues that no service has ever read.
     async fn unread_queues(&self, age: Duration, warns: bool, stop: &CancellationToken) -> Result<(), StoreError> {
         let readers = retention_rows::readers(&self.store).await?;
+        // This process has not said yet what it reads.
+        if self.reads.iter().any(|queue| !readers.contains(queue)) {
+            return Ok(());
+        }
         let mut queues = backlog_rows::queue_names(&self.store).await?;
         queues.retain(|queue| !readers.contains(queue));
         for queue in queues {

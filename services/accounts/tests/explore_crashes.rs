@@ -55,7 +55,7 @@ impl Scenario for SignUps {
         for (id, email) in SENT {
             let body = format!(
                 r#"{{"user_id":"00000000-0000-4000-8000-0000000000{id:02}","email":"{email}","first_name":"A","last_name":"B",
-                "password_hash":"$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA","requested_at":"2026-11-21T00:00:00Z"}}"#
+                "password_hash":"$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0c2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","requested_at":"2026-11-21T00:00:00Z"}}"#
             );
             client.publisher.publish(message(body)).await?;
         }

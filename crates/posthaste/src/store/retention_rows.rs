@@ -61,25 +61,9 @@ pub(crate) async fn inbox(store: &Store, age: i64, page: i64) -> Result<u64, Sto
     Ok(removed)
 }
 
-/// Notes that `queues` are read.
-pub(crate) async fn note_readers(store: &Store, queues: &[String]) -> Result<(), StoreError> {
-    let known = readers(store).await?;
-    let mut new: Vec<&String> = queues.iter().filter(|queue| !known.contains(*queue)).collect();
-    if new.is_empty() {
-        return Ok(());
-    }
-    new.sort_unstable();
-    let tx = store.begin().await?;
-    for queue in new {
-        let sql = "INSERT INTO queues_read (queue, since) VALUES ($1, {now}) {ignore:queue}";
-        tx.execute(sql, vec![queue.as_str().into()]).await?;
-    }
-    tx.commit().await
-}
-
 /// The queues that a service reads or has read.
 pub(crate) async fn readers(store: &Store) -> Result<BTreeSet<String>, StoreError> {
-    let rows = store.query("SELECT queue FROM queues_read", vec![]).await?;
+    let rows = store.query("SELECT DISTINCT queue FROM queue_readers", vec![]).await?;
     rows.iter().map(|row| row.get("queue")).collect()
 }
 
