@@ -96,12 +96,17 @@ pub(crate) fn decode(
 
 /// The message in a row of `outbox_messages` or `inbox_messages`, its id in the column `id`.
 pub(crate) fn read(row: &Row, id: &str) -> Result<Message, StoreError> {
+    read_with(row, id, row)
+}
+
+/// The same where the body is in another row.
+pub(crate) fn read_with(row: &Row, id: &str, with_body: &Row) -> Result<Message, StoreError> {
     Ok(decode(
         MessageId(row.uuid(id)?),
         row.get("topic")?,
         row.get("event_type")?,
         row.get("message_key")?,
         row.get::<Option<String>>("headers")?.as_deref(),
-        row.get("body")?,
+        with_body.get("body")?,
     ))
 }

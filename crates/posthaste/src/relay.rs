@@ -26,7 +26,7 @@ use crate::store::outbox_rows::{self as outbox, Destination, Pending};
 use crate::store::{Store, StoreError, dead_outbox_rows};
 use crate::telemetry::{self, metric};
 
-const BATCH: u64 = 500;
+const BATCH: i64 = 500;
 /// How long the transport may take to confirm a batch; afterwards its outcome counts as unknown.
 const CONFIRM: Duration = Duration::from_secs(30);
 /// A lease that lapsed and was renewed by this process itself changes nothing in what it shows.
@@ -250,7 +250,7 @@ impl Relay {
             }
             failpoint::hit("relay.claimed").await;
             let read = page.rows.len();
-            let full = read as u64 == BATCH;
+            let full = page.full;
             let ready = self.held_back.ready(page.rows, now);
             let whole = held.is_empty() && ready.len() == read && after == self.floor.at();
             if ready.is_empty() {
@@ -304,14 +304,14 @@ impl Relay {
         let mut skipped = 0;
         let held = self.held_back.destinations(now);
         loop {
-            let due = outbox::due(&self.store, &self.service, partitions, &held, skipped, BATCH).await?;
+            let (due, full) = outbox::due(&self.store, &self.service, partitions, &held, skipped, BATCH).await?;
             let read = due.len() as u64;
             failpoint::hit("relay.due").await;
             let ready = self.held_back.ready(due, now);
             if !ready.is_empty() {
                 return Ok(Some(ready));
             }
-            if read < BATCH {
+            if !full {
                 return Ok(None);
             }
             skipped += read;

@@ -24,6 +24,7 @@ mod migrate;
 mod mysql;
 pub(crate) mod outbox_rows;
 mod owner_file;
+mod page_bytes;
 mod postgres;
 mod private_files;
 pub(crate) mod queue_rows;

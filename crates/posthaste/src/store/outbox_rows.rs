@@ -8,7 +8,7 @@ use sea_orm::Value;
 use crate::PARTITIONS;
 use crate::envelope;
 use crate::message::{LEFT_OUTBOX, Message};
-use crate::store::{Column, Insert, OnConflict, SNAPSHOT, Snapshot, Store, StoreError, Tx, Wake};
+use crate::store::{Column, Insert, OnConflict, Row, SNAPSHOT, Snapshot, Store, StoreError, Tx, Wake, page_bytes};
 
 const INSERT: Insert = Insert {
     table: "outbox_messages",
@@ -95,38 +95,62 @@ pub(crate) struct Pending {
 /// The highest number of all, as of the same snapshot.
 const HIGHEST: &str = "(SELECT MAX(seq) FROM outbox_messages) AS highest";
 
-const COLUMNS: &str = "seq, event_id, topic, event_type, message_key, headers, body, {age:created_at} AS age";
+/// The columns of a page; the fifth value is [`page_bytes::inline`].
+fn columns() -> String {
+    let body = page_bytes::columns(5);
+    format!("seq, event_id, topic, event_type, message_key, headers, {body}, {{age:created_at}} AS age")
+}
+
+/// What fits of a page of `limit` rows that were `found`, and whether there may be more behind it.
+async fn read_page(store: &Store, limit: i64, found: &[Row]) -> Result<(Vec<Pending>, bool), StoreError> {
+    let fitting = page_bytes::fitting(store, "outbox_messages", limit, found).await?;
+    let full = i64::try_from(found.len()) == Ok(limit) || fitting.len() < found.len();
+    let rows = fitting
+        .iter()
+        .map(|(row, large)| read(row, large.as_ref().unwrap_or(row)));
+    Ok((rows.collect::<Result<_, _>>()?, full))
+}
 
 /// Rows read in one snapshot (see `floor.rs`).
 pub(crate) struct Page {
     pub rows: Vec<Pending>,
     pub snapshot: Snapshot,
+    /// More may lie behind these.
+    pub full: bool,
     /// The highest number that any row had, whoever's: one that is committed after this read has a greater one, unless its
     /// transaction was open then.
     pub highest: i64,
 }
 
-/// The oldest pending rows of `service` in `partitions` with a number above `after`, at most `limit`, none for
-/// one of `held`.
+/// The oldest pending rows of `service` in `partitions` with a number above `after`, at most `limit` and as many bytes
+/// as a page may have, none for one of `held`.
 pub(crate) async fn pending(
     store: &Store,
     service: &str,
     partitions: &[i64],
     held: &[Destination],
     after: i64,
-    limit: u64,
+    limit: i64,
 ) -> Result<Page, StoreError> {
     let sql = format!(
-        "SELECT {COLUMNS}, {SNAPSHOT}, {HIGHEST} FROM outbox_messages {{index:outbox_pending}} \
+        "SELECT {}, {SNAPSHOT}, {HIGHEST} FROM outbox_messages {{index:outbox_pending}} \
          WHERE service = $1 AND status = 'pending' AND due_at IS NULL \
          AND seq > $2 AND partition_no {{in:$3}} {} ORDER BY seq LIMIT $4",
-        none_of(held, 5)
+        columns(),
+        none_of(held, 6)
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
-    let mut values = vec![service.into(), after.into(), partitions, limit.cast_signed().into()];
+    let inline = page_bytes::inline(limit);
+    let mut values = vec![service.into(), after.into(), partitions, limit.into(), inline.into()];
     values.extend(values_of(store, held));
-    let found = store.query(&sql, values).await?;
-    let rows: Vec<Pending> = found.iter().map(read).collect::<Result<_, _>>()?;
+    let (found, rows, full) = loop {
+        let found = store.query(&sql, values.clone()).await?;
+        let (rows, full) = read_page(store, limit, &found).await?;
+        // All of them may be gone by the time their bodies are read.
+        if !rows.is_empty() || found.is_empty() {
+            break (found, rows, full);
+        }
+    };
     let (snapshot, highest) = match found.last() {
         Some(row) => (Snapshot::of(row)?, row.get("highest")?),
         None => (Snapshot::default(), 0),
@@ -134,6 +158,7 @@ pub(crate) async fn pending(
     Ok(Page {
         rows,
         snapshot,
+        full,
         highest,
     })
 }
@@ -179,30 +204,32 @@ fn values_of(store: &Store, held: &[Destination]) -> Vec<Value> {
 }
 
 /// The scheduled rows of `service` in `partitions` that are due, at most `limit` behind the first `skipped`, none for
-/// one of `held`.
+/// one of `held`; and whether there may be more.
 pub(crate) async fn due(
     store: &Store,
     service: &str,
     partitions: &[i64],
     held: &[Destination],
     skipped: u64,
-    limit: u64,
-) -> Result<Vec<Pending>, StoreError> {
+    limit: i64,
+) -> Result<(Vec<Pending>, bool), StoreError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM outbox_messages {{index:outbox_pending}} WHERE status = 'pending' AND due_at <= {{clock}} AND service = $1 \
+        "SELECT {} FROM outbox_messages {{index:outbox_pending}} WHERE status = 'pending' AND due_at <= {{clock}} AND service = $1 \
          AND partition_no {{in:$2}} {} ORDER BY due_at, seq LIMIT $3 OFFSET $4",
-        none_of(held, 5)
+        columns(),
+        none_of(held, 6)
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
     let mut values = vec![
         service.into(),
         partitions,
-        limit.cast_signed().into(),
+        limit.into(),
         skipped.cast_signed().into(),
+        page_bytes::inline(limit).into(),
     ];
     values.extend(values_of(store, held));
-    let rows = store.query(&sql, values).await?;
-    rows.iter().map(read).collect()
+    let found = store.query(&sql, values).await?;
+    read_page(store, limit, &found).await
 }
 
 /// How long until the next scheduled row of `service` in `partitions` is due, negative once it is, none for one of `held`;
@@ -227,8 +254,9 @@ pub(crate) async fn next_due(
 /// From this age on a message says when it left: it was scheduled, or the transport was away.
 const LATE: f64 = 24.0 * 3600.0;
 
-fn read(row: &crate::store::Row) -> Result<Pending, StoreError> {
-    let mut message = envelope::read(row, "event_id")?;
+/// The body is in `with_body`.
+fn read(row: &Row, with_body: &Row) -> Result<Pending, StoreError> {
+    let mut message = envelope::read_with(row, "event_id", with_body)?;
     let age = row.get("age")?;
     if age > LATE {
         let left = crate::message::now().to_rfc3339();

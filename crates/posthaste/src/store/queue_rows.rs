@@ -8,7 +8,7 @@ use crate::envelope;
 use crate::floor::Floor;
 use crate::identity::Given;
 use crate::message::{Message, MessageId};
-use crate::store::{Column, Insert, OnConflict, Row, SNAPSHOT, Snapshot, Store, StoreError, Tx, Wake};
+use crate::store::{Column, Insert, OnConflict, Row, SNAPSHOT, Snapshot, Store, StoreError, Tx, Wake, page_bytes};
 
 const INSERT: Insert = Insert {
     table: "queue_messages",
@@ -44,7 +44,8 @@ pub(crate) async fn insert(tx: &mut Tx, messages: Vec<Message>) -> Result<(), St
     Ok(())
 }
 
-/// The oldest rows of `queue` in `slots` above `floor`, at most `max`, each with its slot.
+/// The oldest rows of `queue` in `slots` above `floor`, at most `max` and as many bytes as a page may have, each with its
+/// slot.
 pub(crate) async fn read(
     store: &Store,
     queue: &str,
@@ -53,16 +54,31 @@ pub(crate) async fn read(
     max: usize,
 ) -> Result<Vec<(i64, Delivery)>, StoreError> {
     let sql = format!(
-        "SELECT seq, partition_no, message_id, topic, event_type, message_key, headers, body, {SNAPSHOT} \
-         FROM queue_messages {{index:queue_by_topic}} WHERE topic = $1 AND seq > $2 AND partition_no {{in:$3}} ORDER BY seq LIMIT $4"
+        "SELECT seq, partition_no, message_id, topic, event_type, message_key, headers, {}, {SNAPSHOT} \
+         FROM queue_messages {{index:queue_by_topic}} WHERE topic = $1 AND seq > $2 AND partition_no {{in:$3}} ORDER BY seq LIMIT $4",
+        page_bytes::columns(5)
     );
     let slots = store.dialect().ints(slots.iter().copied());
     let limit = i64::try_from(max).unwrap_or(i64::MAX);
     loop {
-        let values = vec![queue.into(), floor.at().into(), slots.clone(), limit.into()];
-        let rows = store.query(&sql, values).await?;
-        let deliveries: Vec<(i64, Delivery)> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
-        if let (Some(row), Some((_, last))) = (rows.last(), deliveries.last()) {
+        let inline = page_bytes::inline(limit);
+        let values = vec![
+            queue.into(),
+            floor.at().into(),
+            slots.clone(),
+            limit.into(),
+            inline.into(),
+        ];
+        let found = store.query(&sql, values).await?;
+        let rows = page_bytes::fitting(store, "queue_messages", limit, &found).await?;
+        if rows.is_empty() && !found.is_empty() {
+            continue;
+        }
+        let deliveries = rows
+            .iter()
+            .map(|(row, large)| delivery(row, large.as_ref().unwrap_or(row)));
+        let deliveries: Vec<(i64, Delivery)> = deliveries.collect::<Result<_, _>>()?;
+        if let (Some((row, _)), Some((_, last))) = (rows.last(), deliveries.last()) {
             let snapshot = Snapshot::of(row)?;
             if floor.moved_to(&snapshot) {
                 continue;
@@ -73,7 +89,8 @@ pub(crate) async fn read(
     }
 }
 
-fn delivery(row: &Row) -> Result<(i64, Delivery), StoreError> {
+/// The body is in `with_body`.
+fn delivery(row: &Row, with_body: &Row) -> Result<(i64, Delivery), StoreError> {
     // A row written by hand may have neither id nor headers, and in SQLite anything in any column: a row that cannot
     // be read would keep all those behind it waiting.
     let id = row.uuid("message_id").ok().map(MessageId);
@@ -89,7 +106,7 @@ fn delivery(row: &Row) -> Result<(i64, Delivery), StoreError> {
         text("event_type"),
         text("message_key"),
         headers.as_deref(),
-        body(row),
+        body(with_body),
     );
     let delivery = Delivery {
         tag: row.get("seq")?,
