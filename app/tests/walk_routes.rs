@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 const PASSWORD: &str = "plumber otter vivid canal";
 /// What the gate says, and no route's own refusal.
 const CLOSED: &str = "This needs a valid access token.";

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 /// No command takes longer; generous, because the machine may be busy.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(90);
 
 pub struct Program {
     folder: TempDir,

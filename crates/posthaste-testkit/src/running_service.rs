@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use crate::{TestDatabase, wait_until};
 
 /// A request that takes longer has failed.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// One service with all its roles on `sql:`, in this process.
 pub struct RunningService {

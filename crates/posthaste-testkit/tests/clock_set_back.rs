@@ -10,7 +10,7 @@ use posthaste::{
 use posthaste_testkit::{TestDatabase, wait_until};
 use serde::{Deserialize, Serialize};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 const SECOND: i64 = 1_000_000;
 const HOUR: i64 = 3600 * SECOND;
 

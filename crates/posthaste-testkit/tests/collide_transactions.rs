@@ -15,7 +15,7 @@ use sea_orm::ConnectionTrait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Barrier;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 const CREATE: &str = "CREATE TABLE tallies (id BIGINT PRIMARY KEY, n BIGINT NOT NULL)";
 

@@ -8,7 +8,7 @@ use posthaste::{Store, StoreOptions};
 use posthaste_testkit::servers::PrivatePostgres;
 use posthaste_testkit::wait_until;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 /// One caller a second looks whether it is back; the rest is for a busy machine.
 const AGAIN: Duration = Duration::from_secs(3);
 

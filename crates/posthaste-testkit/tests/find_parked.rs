@@ -13,7 +13,7 @@ use posthaste::{
 use posthaste_testkit::{TestDatabase, wait_until};
 use serde::{Deserialize, Serialize};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(90);
 
 #[derive(Serialize, Deserialize)]
 struct Asked;

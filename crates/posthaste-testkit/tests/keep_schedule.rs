@@ -10,7 +10,7 @@ use posthaste::{
 };
 use posthaste_testkit::{TestDatabase, bare_message, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(90);
 /// One more than a relay reads in one go.
 const PAGE: usize = 501;
 

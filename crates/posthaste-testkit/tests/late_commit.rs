@@ -10,7 +10,7 @@ use posthaste::{
 use posthaste_testkit::servers::{PostgresUrl, PrivatePostgres};
 use posthaste_testkit::{TestDatabase, bare_message, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// A foreign transaction that ends, as those of the leases, hides the fault in a round.
 const ROUNDS: usize = 40;

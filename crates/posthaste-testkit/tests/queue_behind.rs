@@ -12,7 +12,7 @@ use posthaste::{
 use posthaste_testkit::{TestDatabase, wait_until};
 use serde::{Deserialize, Serialize};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 const CREATE: &str = "CREATE TABLE steps (n BIGINT NOT NULL, place BIGINT NOT NULL)";
 const STEPS: Migration = Migration::new(1, "steps", Sql::same(CREATE), Sql::same("DROP TABLE steps"));
 

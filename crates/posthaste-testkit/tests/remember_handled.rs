@@ -83,6 +83,8 @@ impl Counter {
 
 fn made(ago: Duration) -> Result<Message> {
     let mut message = Message::of(&Counted)?;
+    // Its id is its identity: an id without a source counts together with the bytes.
+    message.source = "elsewhere".to_owned();
     message.time -= chrono::Duration::from_std(ago)?;
     Ok(message)
 }

@@ -14,7 +14,7 @@ use posthaste::{
 use posthaste_testkit::{TestDatabase, bare_message, wait_until};
 use tokio::sync::Notify;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 /// More than two pages of the relay.
 const MESSAGES: usize = 1_100;
 /// Longer than a key waits after its first failure.

@@ -22,6 +22,8 @@ use crate::store::retry_rows;
 use crate::store::unserved_rows;
 use crate::store::{OwnerFile, Store, StoreError, Tx, Wake};
 
+/// How long slots that are to be given up wait for the batch in hand. A transport that does not answer must not keep them.
+const HANDOVER: Duration = Duration::from_secs(1);
 /// How long a look for rows without an owner may take beside the heartbeat.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -65,6 +67,9 @@ pub(crate) struct Keeper {
     owner: Uuid,
     ttl: Duration,
     scopes: Mutex<BTreeMap<String, watch::Sender<Held>>>,
+    /// Held for reading while a batch is between its check of the lease and its mark: a slot that is given up before that
+    /// would have the batch published twice.
+    in_hand: tokio::sync::RwLock<()>,
     joined: Arc<Notify>,
     /// A renewal that is under way while a scope is left would join it again, and the process ends before that is undone:
     /// half of the partitions would wait for this member until its lease runs out.
@@ -88,6 +93,7 @@ impl Keeper {
             unannounced: Mutex::default(),
             ttl,
             scopes: Mutex::new(BTreeMap::new()),
+            in_hand: tokio::sync::RwLock::default(),
             joined: joined.clone(),
             turn: tokio::sync::Mutex::default(),
             _stop: stop.clone().drop_guard(),
@@ -175,6 +181,11 @@ impl Keeper {
         Ok(())
     }
 
+    /// Slots are not given up by themselves while the guard is held, for [`HANDOVER`] at most.
+    pub async fn in_hand(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.in_hand.read().await
+    }
+
     /// Whether `slots` of `scope` are still this process's, checked inside `tx`: a take-over waits
     /// until `tx` has ended.
     pub async fn fence(&self, tx: &Tx, scope: &str, slots: &BTreeMap<i64, Slot>) -> Result<bool, StoreError> {
@@ -223,8 +234,9 @@ impl Keeper {
         }
         let (found, wake) = lease_rows::scopes(&self.store, self.owner, scopes).await?;
         for (name, scope) in found {
-            let slots = self.share(&name, scope).await?;
-            self.show(&name, slots, started + self.ttl * 8 / 10);
+            let until = started + self.ttl * 8 / 10;
+            let slots = self.share(&name, scope, until).await?;
+            self.show(&name, slots, until);
         }
         // Rows that no signal announced: another process's on SQLite, a lost NOTIFY.
         self.store.signals().ring_here(wake);
@@ -254,16 +266,24 @@ impl Keeper {
     }
 
     /// Takes or releases slots until this process has its fair part; answers what it holds.
-    async fn share(&self, name: &str, scope: Scope) -> Result<BTreeMap<i64, Slot>, StoreError> {
+    async fn share(&self, name: &str, scope: Scope, until: Instant) -> Result<BTreeMap<i64, Slot>, StoreError> {
         if !scope.joined {
             lease_rows::enter(&self.store, name, self.owner, self.ttl).await?;
         }
         let others = scope.members - usize::from(scope.joined);
         let fair = usize::from(PARTITIONS).div_ceil(others + 1);
         let mut held = scope.mine;
+        let mut given_up = Vec::new();
         while held.len() > fair {
-            let Some((slot, _)) = held.pop_last() else { break };
-            lease_rows::release(&self.store, name, self.owner, slot).await?;
+            given_up.extend(held.pop_last().map(|(slot, _)| slot));
+        }
+        if !given_up.is_empty() {
+            // First nothing new is begun in them, then what is in hand is finished, then they are another's.
+            self.show(name, held.clone(), until);
+            drop(tokio::time::timeout(HANDOVER, self.in_hand.write()).await);
+            for slot in given_up {
+                lease_rows::release(&self.store, name, self.owner, slot).await?;
+            }
         }
         // A scope nobody has used before has no rows yet.
         let open: Vec<i64> = if scope.slots == 0 {

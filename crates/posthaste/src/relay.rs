@@ -328,6 +328,8 @@ impl Relay {
 
     /// Publishes `rows` and marks what was confirmed.
     async fn forward(&mut self, rows: Vec<Pending>) -> Result<Forwarded, StoreError> {
+        let keeper = self.keeper.clone();
+        let _in_hand = keeper.in_hand().await;
         if !self.keeper.still_held(&self.scope, &self.slots).await? {
             return self.fenced().await;
         }

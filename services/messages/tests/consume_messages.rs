@@ -20,7 +20,7 @@ on_each_database!(
     without_the_inbox_what_comes_again_is_handled_again,
 );
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(90);
 const TOPIC: &str = "integration-events.message_sent";
 
 async fn send(service: &RunningService, content: &str, sender: &str) -> Result<String> {

@@ -7,7 +7,7 @@ use posthaste_testkit::servers::{PostgresUrl, PrivatePostgres};
 use posthaste_testkit::{RunningService, TestDatabase, wait_until};
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 const SEND: &str = "/api/v1/messages/send";
 
 async fn stored(service: &RunningService, reply: &Value) -> Result<()> {

@@ -19,7 +19,7 @@ on_each_database!(
     numbers_of_metadata_keep_every_digit,
 );
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(90);
 
 async fn send(service: &RunningService, content: &str, sender: &str) -> Result<String> {
     let message = json!({"content": content, "sender": sender});

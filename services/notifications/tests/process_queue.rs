@@ -18,7 +18,7 @@ on_each_database!(
     events_of_other_services_are_recorded_for_their_user,
 );
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(90);
 const USER: &str = "550e8400-e29b-41d4-a716-446655440000";
 
 async fn put(service: &RunningService, body: &[u8]) -> Result<()> {

@@ -17,7 +17,7 @@ on_each_database!(
     numbers_of_a_payload_keep_every_digit,
 );
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(90);
 const USER: &str = "550e8400-e29b-41d4-a716-446655440000";
 
 fn sample() -> Value {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 on_each_database!(while_the_transport_is_away_the_outbox_takes_the_event,);
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 fn event(message: &str) -> Value {
     json!({"user_id": "550e8400-e29b-41d4-a716-446655440000", "event_type": "t", "message": message})

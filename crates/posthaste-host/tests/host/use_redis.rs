@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::ledger_service::{config, get, start};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 fn key() -> String {
     format!("test:{}", Uuid::new_v4().simple())

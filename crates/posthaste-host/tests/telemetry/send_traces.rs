@@ -8,7 +8,7 @@ use posthaste_host::{Config, Sources};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// The one test that installs telemetry for its whole process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::wait_until;
 
-pub(super) const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(90);
 pub(super) const SERVICE: &str = "suite";
 const NAME: &str = "suite.work";
 

@@ -88,10 +88,12 @@ fn conditions(
     };
     if let Some(subscriptions) = subscriptions {
         let list = asked.bind(dialect.texts(subscriptions.iter().cloned()));
-        // Not the column itself: SQLite would read all of the subscriptions' rows by the primary key.
-        asked
-            .sql
-            .push_str(&format!(" AND COALESCE(subscription, '') {{in:{list}}}"));
+        let column = match dialect {
+            // With the column itself it would read all of the subscriptions' rows by the primary key.
+            Dialect::Sqlite => "COALESCE(subscription, '')",
+            Dialect::Postgres | Dialect::Mysql => "subscription",
+        };
+        asked.sql.push_str(&format!(" AND {column} {{in:{list}}}"));
     }
     if let Some(until) = until {
         let until = asked.bind(dialect.time(until));

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::stage::{self, Stage, Surroundings};
 
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(90);
 pub const PASSWORD: &str = "plumber otter vivid canal";
 
 /// The service and the folder its mail goes to.

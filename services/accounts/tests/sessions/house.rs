@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::stage::{self, Stage, Surroundings};
 
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(90);
 pub const PASSWORD: &str = "plumber otter vivid canal";
 pub const OTHER_PASSWORD: &str = "seventeen brass lanterns";
 const SECRET: &str = "a secret of the tests, the same for all replicas";

@@ -12,7 +12,7 @@ use posthaste_testkit::{TestDatabase, wait_until};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// What the service stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

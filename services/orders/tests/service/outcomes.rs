@@ -7,7 +7,7 @@ use posthaste_testkit::{RunningService, wait_until};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(90);
 pub const INCOMING: &str = "order_created_queue";
 
 pub fn order(order_id: &str, key: &str) -> Value {
