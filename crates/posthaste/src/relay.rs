@@ -133,17 +133,22 @@ impl Relay {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut signal = self.store.signals().outbox();
         let mut failures = 0u32;
+        let mut took = Duration::ZERO;
         while !stop.is_cancelled() {
-            // A look then passes over all rows of a destination that is held back: not once for each commit.
+            // A look then passes over all rows of a destination that is held back: not once for each commit, and with
+            // many of them no more than a quarter of the time.
             if self.held_back.holds_destinations() {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(SOON) => {}
+                    () = tokio::time::sleep((3 * took).clamp(SOON, LOOK)) => {}
                 }
             }
             // Seen as of now, before the look: what comes in between ends the wait below at once.
             signal.borrow_and_update();
-            let pause = match self.step().await {
+            let began = Instant::now();
+            let step = self.step().await;
+            took = began.elapsed();
+            let pause = match step {
                 Ok(Step::Moved) => {
                     failures = 0;
                     continue;

@@ -6,11 +6,15 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::chain;
+use crate::message::now;
+use crate::migrations::CORE_MIGRATIONS;
 use crate::store::dead_letter_rows::{self, Pages};
 use crate::store::{Store, StoreError, backlog_rows, idempotency_rows, retention_rows};
 use crate::telemetry::metric;
 
 const PAGE: i64 = 1000;
+/// The migration of the core since which services say which queues they read.
+const READERS: i64 = 4;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Counting for a warning stops here.
 const MOST: i64 = 100_001;
@@ -105,6 +109,15 @@ impl Retention {
 
     /// Removes what has lain for longer than `age` in queues that no service has ever read.
     async fn unread_queues(&self, age: Duration, warns: bool, stop: &CancellationToken) -> Result<(), StoreError> {
+        // Who reads is known since that migration; a service of an earlier version may not have said so yet.
+        let state = self.store.migration_state("core", CORE_MIGRATIONS).await?;
+        let since = state
+            .iter()
+            .find(|one| one.version == READERS)
+            .and_then(|one| one.applied_at);
+        if since.is_none_or(|since| (now() - since).to_std().unwrap_or_default() < age) {
+            return Ok(());
+        }
         let readers = retention_rows::readers(&self.store).await?;
         // This process has not said yet what it reads.
         if self.reads.iter().any(|queue| !readers.contains(queue)) {

@@ -95,6 +95,15 @@ impl HeldElsewhere {
     }
 }
 
+/// What became of a lane.
+enum Worked {
+    Took,
+    /// Its first row was not there to be taken.
+    Gone,
+    /// Another lane has failed before this one took anything.
+    Halted,
+}
+
 impl Retrier {
     pub fn new(service: &str, store: &Store, subscription: &Arc<Subscription>) -> Self {
         Self {
@@ -146,11 +155,13 @@ impl Retrier {
                 Some((id, worked)) = lanes.next(), if !lanes.is_empty() => {
                     in_hand.remove(&id);
                     match worked {
-                        Ok(true) => {
+                        Ok(Worked::Took) => {
                             failures = 0;
                             next_look = Instant::now();
                         }
-                        Ok(false) => {
+                        // It has done nothing, so it says nothing about the database.
+                        Ok(Worked::Halted) => {}
+                        Ok(Worked::Gone) => {
                             held.note(id);
                             next_look = held.next().map_or(next_look, |until| next_look.min(until));
                         }
@@ -246,12 +257,12 @@ impl Retrier {
         self.interrupted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn run_lane(&self, row: Due, halt: CancellationToken) -> (Uuid, Result<bool, StoreError>) {
+    async fn run_lane(&self, row: Due, halt: CancellationToken) -> (Uuid, Result<Worked, StoreError>) {
         (row.id, self.work_off(row, &halt).await)
     }
 
-    /// Tries `first`, and once it has ended the rows that wait behind it. Returns whether it was there to be taken.
-    async fn work_off(&self, first: Due, halt: &CancellationToken) -> Result<bool, StoreError> {
+    /// Tries `first`, and once it has ended the rows that wait behind it.
+    async fn work_off(&self, first: Due, halt: &CancellationToken) -> Result<Worked, StoreError> {
         let subscription = self.subscription.as_ref();
         // What acts outside of the database holds no connection meanwhile.
         let _turn = match subscription.effect {
@@ -270,12 +281,15 @@ impl Retrier {
         let mut next = Some(first);
         let mut took = false;
         while let Some(row) = next {
+            if halt.is_cancelled() && !took {
+                return Ok(Worked::Halted);
+            }
             if halt.is_cancelled() || (took && Instant::now() > until) {
                 // The other keys' turn; the row is due.
-                return Ok(true);
+                return Ok(Worked::Took);
             }
             let Some(taken) = rows::take(&self.store, &subscription.name, &row, lease, part).await? else {
-                return Ok(took);
+                return Ok(if took { Worked::Took } else { Worked::Gone });
             };
             took = true;
             failpoint::hit("retrier.claimed").await;
@@ -295,7 +309,7 @@ impl Retrier {
                 None => None,
             };
         }
-        Ok(true)
+        Ok(Worked::Took)
     }
 
     /// Tries what was taken, a failing batch in ever smaller parts. Returns whether its first row has ended: handled or dead.

@@ -128,8 +128,11 @@ pub(crate) async fn blocked_keys(
     }
     let rest: Vec<String> = keys.difference(&blocked).cloned().collect();
     if any_waits && !rest.is_empty() {
-        let sql = "SELECT DISTINCT message_key FROM inbox_messages {index:inbox_keys} \
-            WHERE subscription = $1 AND status = 'waiting' AND message_key {in:$2}";
+        // A waiting row may have become due since the first statement.
+        let sql = "SELECT message_key FROM inbox_messages {index:inbox_keys} \
+                WHERE subscription = $1 AND status = 'waiting' AND message_key {in:$2} \
+            UNION SELECT message_key FROM inbox_messages {index:inbox_keys} \
+                WHERE subscription = $1 AND status = 'retrying' AND message_key {in:$2}";
         let list = tx.dialect().texts(rest);
         for row in tx.query(sql, vec![subscription.into(), list]).await? {
             blocked.insert(row.get("message_key")?);

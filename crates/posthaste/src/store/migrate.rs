@@ -12,7 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, Value};
 
-use super::{Dialect, Store, StoreError, Tx, foreign_tables};
+use super::{Dialect, Store, StoreError, Tx, foreign_tables, timed};
 
 /// A statement text per database.
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +185,8 @@ impl Store {
         migrations: &'m [Migration],
     ) -> Result<(Vec<&'m Migration>, Vec<&'m Migration>), MigrateError> {
         let state = match self.migration_state(set, migrations).await {
-            Err(StoreError::Statement(_) | StoreError::Environment(_)) => {
+            // The list is there and cannot be read; what keeps us from looking for it is told as it is.
+            Err(StoreError::Statement(_) | StoreError::Environment(_)) if self.has_list().await? => {
                 return Err(foreign(set, vec![LIST.to_owned()]));
             }
             state => state?,
@@ -206,22 +207,14 @@ impl Store {
         set: &str,
         migrations: &[Migration],
     ) -> Result<Vec<MigrationState>, StoreError> {
-        let exists = match self.dialect() {
-            Dialect::Postgres => "SELECT 1 AS found WHERE to_regclass('schema_migrations') IS NOT NULL",
-            Dialect::Sqlite => "SELECT 1 AS found FROM sqlite_master WHERE name = 'schema_migrations'",
-            Dialect::Mysql => {
-                "SELECT 1 AS found FROM information_schema.tables \
-                 WHERE table_schema = DATABASE() AND table_name = 'schema_migrations'"
-            }
-        };
-        let rows = if self.query(exists, vec![]).await?.is_empty() {
-            Vec::new()
-        } else {
+        let rows = if self.has_list().await? {
             self.query(APPLIED, vec![set.into()])
                 .await?
                 .iter()
                 .map(read_applied)
                 .collect::<Result<_, _>>()?
+        } else {
+            Vec::new()
         };
         let state = |migration: &Migration| MigrationState {
             version: migration.version,
@@ -232,6 +225,18 @@ impl Store {
                 .and_then(|(_, at)| *at),
         };
         Ok(migrations.iter().map(state).collect())
+    }
+
+    async fn has_list(&self) -> Result<bool, StoreError> {
+        let exists = match self.dialect() {
+            Dialect::Postgres => "SELECT 1 AS found WHERE to_regclass('schema_migrations') IS NOT NULL",
+            Dialect::Sqlite => "SELECT 1 AS found FROM sqlite_master WHERE name = 'schema_migrations'",
+            Dialect::Mysql => {
+                "SELECT 1 AS found FROM information_schema.tables \
+                 WHERE table_schema = DATABASE() AND table_name = 'schema_migrations'"
+            }
+        };
+        Ok(!self.query(exists, vec![]).await?.is_empty())
     }
 
     async fn locked(&self, set: &str) -> Result<Tx, MigrateError> {
@@ -280,9 +285,9 @@ async fn prepare(tx: &Tx, set: &str) -> Result<(), MigrateError> {
 /// Commits what went well, and lets the next one in.
 async fn finish<T, E: From<StoreError>>(tx: Tx, done: Result<T, E>) -> Result<T, E> {
     if tx.dialect() == Dialect::Mysql {
-        // Both would stay with the pooled connection.
-        let limited = tx.execute(LIMITED_MYSQL, vec![]).await;
-        let unlocked = tx.query(UNLOCK_MYSQL, vec![]).await;
+        // Both would stay with the pooled connection, also where the transaction has failed.
+        let limited = timed("execute", tx.tx.execute_unprepared(LIMITED_MYSQL)).await;
+        let unlocked = timed("execute", tx.tx.execute_unprepared(UNLOCK_MYSQL)).await;
         let value = done?;
         limited?;
         unlocked?;

@@ -23,6 +23,9 @@ const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
 /// Half of what MySQL's session lives without a statement: the pool looks for idle connections as often as this is long.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 
+/// How long a connection on its way back to the pool may take to reset its settings.
+const RESTORE: Duration = Duration::from_secs(2);
+
 /// `largest` becomes what the server takes, as of the newest connection.
 pub(super) fn open(url: &str, options: StoreOptions, largest: &Arc<AtomicU64>) -> Result<Opened, StoreError> {
     let largest = largest.clone();
@@ -45,7 +48,11 @@ pub(super) fn open(url: &str, options: StoreOptions, largest: &Arc<AtomicU64>) -
         .after_release(|connection, _| {
             Box::pin(async move {
                 if let Some(sql) = idle_limit::to_restore() {
-                    connection.execute(AssertSqlSafe(sql)).await?;
+                    match tokio::time::timeout(RESTORE, connection.execute(AssertSqlSafe(sql))).await {
+                        Ok(restored) => drop(restored?),
+                        // It is dead, and would keep its place in the pool.
+                        Err(_elapsed) => return Ok(false),
+                    }
                 }
                 super::suspect_connections::still_answers(connection).await
             })

@@ -73,6 +73,8 @@ pub(super) fn classify(code: &str) -> Option<Class> {
     match code {
         "23505" => Some(Class::Duplicate),
         "40001" | "40P01" | "55P03" => Some(Class::Collision),
+        // Our own limit on a transaction that stands still: the process did, not the message.
+        "25P03" | "25P04" => Some(Class::Unavailable),
         // Our own statement_timeout or an operator's cancel.
         "57014" => Some(Class::Deadline),
         // Table, column, schema, database; permission; read-only; disk full.
