@@ -301,8 +301,8 @@ async fn nothing_in_the_file_says_who_a_deleted_user_was() -> Result<()> {
         (page.body["items"].as_array()?.len() == 2).then_some(())
     })
     .await?;
-    // What an earlier version has recorded of the user.
-    let sql = "UPDATE processed_events SET payload = $2 WHERE user_id = $1";
+    // What an earlier version, or anybody else, has told of the user.
+    let sql = "UPDATE processed_events SET payload = $2, message = 'Welcome, Zebulon!' WHERE user_id = $1";
     let old = json!({"email": "whoisthis@example.com", "first_name": "Zebulon"}).to_string();
     let values = vec![house.store.dialect().uuid(gone.id.parse()?), old.into()];
     ensure!(house.store.execute(sql, values).await? == 2);

@@ -31,6 +31,49 @@ pub(crate) struct Check {
     pub trouble: Option<Trouble>,
 }
 
+impl Check {
+    /// `self` and `other` as one check: it works where both do, and as long as the older trouble does not.
+    fn and(self, other: Self) -> Self {
+        let trouble = match (self.trouble, other.trouble) {
+            (Some(one), Some(other)) => {
+                let rows = match (one.rows, other.rows) {
+                    (Some(one), Some(other)) => Some(one.saturating_add(other)),
+                    (one, other) => one.or(other),
+                };
+                let older = if one.since <= other.since { one } else { other };
+                Some(Trouble { rows, ..older })
+            }
+            (one, other) => one.or(other),
+        };
+        Self {
+            name: self.name,
+            up: self.up && other.up,
+            took: self.took.max(other.took),
+            trouble,
+        }
+    }
+}
+
+/// `checks` for whoever may not know what is inside: one of each kind, without the names of services, subscriptions
+/// and queues.
+pub(crate) fn fold(checks: impl IntoIterator<Item = Check>) -> Vec<Check> {
+    let mut folded: Vec<Check> = Vec::new();
+    for mut check in checks {
+        let kind = match check.name.split_once(':') {
+            Some(("subscription", _)) => "subscriptions",
+            Some(("queue", _)) => "queues",
+            Some((kind, _)) => kind,
+            None => &check.name,
+        };
+        check.name = kind.to_owned();
+        match folded.iter_mut().find(|known| known.name == check.name) {
+            Some(known) => *known = known.clone().and(check),
+            None => folded.push(check),
+        }
+    }
+    folded
+}
+
 /// The state of all dependencies at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
@@ -275,5 +318,57 @@ fn check(name: &str, seen: Seen) -> Check {
         up: seen.up,
         took: Some(seen.took),
         trouble: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, up: bool, rows: Option<u64>) -> Check {
+        let trouble = rows.map(|rows| Trouble {
+            what: What::Writing,
+            since: posthaste::message::now(),
+            why: "a host".to_owned(),
+            rows: Some(rows),
+        });
+        Check {
+            name: name.to_owned(),
+            up,
+            took: None,
+            trouble,
+        }
+    }
+
+    #[test]
+    fn what_is_folded_has_one_check_of_a_kind_and_no_names() {
+        let folded = fold([
+            check("database:orders", true, None),
+            check("database:accounts", false, None),
+            check("migrations", true, None),
+            check("outbox:orders", false, Some(2)),
+            check("outbox:accounts", false, Some(3)),
+            check("queue:orders:bookings", false, Some(1)),
+            check("subscription:orders.book", false, None),
+            check("database-writes:orders", false, None),
+        ]);
+        let said: Vec<_> = folded
+            .iter()
+            .map(|check| {
+                let rows = check.trouble.as_ref().and_then(|trouble| trouble.rows);
+                (check.name.as_str(), check.up, rows)
+            })
+            .collect();
+        assert_eq!(
+            said,
+            [
+                ("database", false, None),
+                ("migrations", true, None),
+                ("outbox", false, Some(5)),
+                ("queues", false, Some(1)),
+                ("subscriptions", false, None),
+                ("database-writes", false, None),
+            ]
+        );
     }
 }

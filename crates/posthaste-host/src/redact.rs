@@ -131,7 +131,7 @@ pub fn text(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Every `scheme://user:password@` in `text` with its password replaced.
+/// Every `scheme://user:password@` in `text` with its password replaced, and every `https://token@`.
 fn without_passwords(text: &str) -> Cow<'_, str> {
     let mut out = String::new();
     let mut rest = text;
@@ -144,7 +144,10 @@ fn without_passwords(text: &str) -> Cow<'_, str> {
             .unwrap_or(tail.len());
         let next = tail[..end].find("://").unwrap_or(end);
         rest = tail;
-        if let Some(host) = tail[..next].rfind('@')
+        if let Some(host) = after_token(before, &tail[..next]) {
+            out.push_str(HIDDEN);
+            rest = &tail[host..];
+        } else if let Some(host) = tail[..next].rfind('@')
             && let Some(colon) = tail[..host].find(':')
         {
             out.push_str(&tail[..=colon]);
@@ -228,6 +231,24 @@ fn named_values(text: &str) -> Option<String> {
     }
     out.push_str(&text[done..]);
     Some(out)
+}
+
+/// Where the `@` behind a token at the start of `tail` stands. Before a host of HTTP or Redis, whose URL `before` begins, a
+/// user without a password is a token.
+fn after_token(before: &str, tail: &str) -> Option<usize> {
+    let before = before.strip_suffix("://")?.to_ascii_lowercase();
+    if !["http", "https", "redis", "rediss"]
+        .iter()
+        .any(|scheme| before.ends_with(scheme))
+    {
+        return None;
+    }
+    let authority = &tail[..tail.find(['/', '?', '#']).unwrap_or(tail.len())];
+    let (user, _) = authority.split_once('@')?;
+    if user.contains(':') {
+        return None;
+    }
+    authority.rfind('@')
 }
 
 fn word_end(text: &str) -> usize {
@@ -358,6 +379,10 @@ mod tests {
             ("mail to jane.doe@example.com.", "mail to j***@example.com."),
             ("nothing: here", "nothing: here"),
             ("http://localhost:8000/docs", "http://localhost:8000/docs"),
+            ("at https://S3cret@h/v1 twice", "at https://***@h/v1 twice"),
+            ("redis://S3cret@h:6379/0 gone", "redis://***@h:6379/0 gone"),
+            ("https://u:S3cret@h gone", "https://u:***@h gone"),
+            ("postgres://u@h:5432/n", "postgres://u@h:5432/n"),
         ] {
             assert_eq!(text(before), after, "{before}");
         }
@@ -378,6 +403,8 @@ mod tests {
             "u:S3cret@h",
             "amqp:u:S3cret@h",
             "http://u:S3cret@h",
+            "https://S3cret@h",
+            "redis://S3cret@h:6379/0",
             "http://h/v1?api_key=S3cret",
             "http://h/v1?x=1&token=S3cret",
         ] {

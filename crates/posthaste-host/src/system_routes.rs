@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 
 use crate::check_services::ServiceChecks;
-use crate::health::{Check, Health, Report};
+use crate::health::{Check, Health, Report, fold};
 use crate::telemetry::metrics::{CONTENT_TYPE as METRICS_TYPE, Metrics};
 
 /// Counting rows may take so long before a scrape goes on with the last figures.
@@ -24,7 +24,7 @@ const COUNTING: Duration = Duration::from_secs(1);
 /// Scrapes in quick succession share one count.
 const COUNT_AGAIN: Duration = Duration::from_secs(1);
 
-/// What anybody may ask: names and states, no URL.
+/// What anybody may ask: states, no URL, and no name where causes are not shown.
 pub(crate) const OPEN: [&str; 3] = ["/health", "/livez", "/readyz"];
 /// What counts what happens inside, and by that tells of it.
 pub(crate) const METRICS: &str = "/metrics";
@@ -39,7 +39,7 @@ pub(crate) struct System {
     pub stores: Vec<Store>,
     /// Whether the process has the role worker and no other: one that does not read does nothing.
     pub is_only_worker: bool,
-    /// Whether whoever asks may read causes: they name hosts.
+    /// Whether whoever asks may read causes, and names of services and queues: they tell of hosts and of the inside.
     pub shows_causes: bool,
 }
 
@@ -70,18 +70,18 @@ async fn health(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) ->
     let report = shared.system.health.report().await;
     let up = report.database_up() && report.broker_up();
     let causes = shared.system.shows_causes;
+    let all = shown(
+        [
+            &report.databases,
+            &report.brokers,
+            &report.migrations,
+            &report.cache,
+            &report.troubles,
+        ],
+        causes,
+    );
     if is_verbose(query.as_deref()) {
-        return text(
-            "health",
-            up,
-            [
-                &report.databases,
-                &report.brokers,
-                &report.migrations,
-                &report.cache,
-                &report.troubles,
-            ],
-        );
+        return text("health", up, &all);
     }
     let word = |up: bool| if up { "connected" } else { "disconnected" };
     let status = match (up, report.troubles.is_empty()) {
@@ -96,10 +96,7 @@ async fn health(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) ->
         "version": shared.system.version,
         "db": word(report.database_up()),
         "mq": word(report.broker_up()),
-        "checks": checks(
-            [&report.databases, &report.brokers, &report.migrations, &report.cache, &report.troubles],
-            causes,
-        ),
+        "checks": checks(&all, causes),
     });
     answer(up, body)
 }
@@ -113,7 +110,7 @@ async fn alive(RawQuery(query): RawQuery) -> Response {
             took: None,
             trouble: None,
         };
-        return text("livez", true, [&vec![process]]);
+        return text("livez", true, &[process]);
     }
     answer(true, json!({ "status": "ok" }))
 }
@@ -140,11 +137,12 @@ async fn ready(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> 
     };
     let up = report.is_ready() && reads && checked.iter().all(|check| check.obstacle.is_none());
     let parts = [&report.databases, &report.migrations, &services, &draining, troubles];
+    let all = shown(parts, system.shows_causes);
     if is_verbose(query.as_deref()) {
-        return text("readyz", up, parts);
+        return text("readyz", up, &all);
     }
     let status = if up { "ready" } else { "not ready" };
-    let mut checks = checks(parts, system.shows_causes);
+    let mut checks = checks(&all, system.shows_causes);
     for check in checked {
         if let Some(obstacle) = check.obstacle {
             checks[check.name]["detail"] = obstacle.into();
@@ -194,9 +192,15 @@ fn is_verbose(query: Option<&str>) -> bool {
     })
 }
 
-fn checks<'a>(parts: impl IntoIterator<Item = &'a Vec<Check>>, causes: bool) -> Value {
+/// The checks of `parts`, by their names where `causes` are shown.
+fn shown<'a>(parts: impl IntoIterator<Item = &'a Vec<Check>>, causes: bool) -> Vec<Check> {
+    let all = parts.into_iter().flatten().cloned();
+    if causes { all.collect() } else { fold(all) }
+}
+
+fn checks(shown: &[Check], causes: bool) -> Value {
     let mut all = Map::new();
-    for check in parts.into_iter().flatten() {
+    for check in shown {
         let mut one = json!({ "status": if check.up { "ok" } else { "down" } });
         if let Some(took) = check.took {
             // Tenths: finer would be noise.
@@ -216,9 +220,9 @@ fn checks<'a>(parts: impl IntoIterator<Item = &'a Vec<Check>>, causes: bool) -> 
     Value::Object(all)
 }
 
-fn text<'a>(name: &str, up: bool, parts: impl IntoIterator<Item = &'a Vec<Check>>) -> Response {
+fn text(name: &str, up: bool, shown: &[Check]) -> Response {
     let mut text = String::new();
-    for check in parts.into_iter().flatten() {
+    for check in shown {
         let (sign, word) = if check.up { ('+', "ok") } else { ('-', "failed") };
         text.push_str(&format!("[{sign}]{} {word}\n", check.name));
     }

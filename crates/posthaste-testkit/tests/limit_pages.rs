@@ -49,7 +49,7 @@ async fn batches_fit_into_memory(database: TestDatabase) -> Result<()> {
     let bytes = |n: usize| match n {
         0..30 => LARGE,
         30..200 => 10,
-        _ if n % 10 == 0 => LARGE,
+        _ if n.is_multiple_of(10) => LARGE,
         _ => 1_000,
     };
     let count = 300;

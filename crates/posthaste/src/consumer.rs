@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::Datelike;
 use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -37,6 +38,8 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(5);
 /// The cause of a message that the transport has moved aside.
 const UNREAD: &str = "nobody read the message in time";
+/// The first year that a message can have been sent in.
+const PLAUSIBLE: i32 = 2000;
 /// The cause of a message whose mark may be gone.
 const OLDER_THAN_INBOX: &str = "the message is older than the inbox remembers: whether it was handled before is not known; \
     replay it if not";
@@ -256,7 +259,9 @@ impl Consumer {
         if !self.subscription.deduplicate || receiver.shares_database() {
             return false;
         }
-        (now() - message.sent_at()).to_std().is_ok_and(|found| found > age)
+        let sent = message.sent_at();
+        // A clock that was never set, or a number that was meant otherwise, says nothing about the message's age.
+        sent.year() >= PLAUSIBLE && (now() - sent).to_std().is_ok_and(|found| found > age)
     }
 
     fn identify(&self, delivery: Delivery) -> Item {

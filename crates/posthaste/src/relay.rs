@@ -356,7 +356,8 @@ impl Relay {
             failed,
             away,
         } = self.settle(sent, results, took);
-        if !(confirmed.is_empty() && dead.is_empty()) && !mutant!(MarkBeforeConfirm) {
+        let ended = !confirmed.is_empty() || !dead.is_empty();
+        if ended && !mutant!(MarkBeforeConfirm) {
             marked = self.mark(&confirmed, &dead).await?;
             if marked.is_none() {
                 return self.fenced().await;
@@ -365,7 +366,7 @@ impl Relay {
         failpoint::hit("relay.marked").await;
         Ok(match marked {
             Some(bound) if !failed => Forwarded::All(bound),
-            _ if !(confirmed.is_empty() && dead.is_empty()) => Forwarded::Some,
+            _ if ended => Forwarded::Some,
             _ if away => Forwarded::Away,
             _ => Forwarded::Refused,
         })

@@ -85,7 +85,7 @@ pub fn service() -> Service {
                 run: |context, which| Box::pin(revoke_keys::revoke_keys(context, which)),
             },
         ],
-        chores: &[purge_ended::CHORE, erase_users::CHORE],
+        chores: &[purge_ended::CHORE, erase_users::CHORE, erase_users::SECOND_LOOK],
         ..Service::new("accounts", build)
     }
 }

@@ -260,6 +260,29 @@ pub(crate) async fn erased(store: &Store, users: Vec<Uuid>) -> Result<(), StoreE
     store.execute(sql, vec![store.dialect().uuids(users)]).await.map(drop)
 }
 
+/// Of the users that were erased within `micros` the next `most` behind `after`, by id.
+pub(crate) async fn erased_lately(
+    store: &Store,
+    micros: i64,
+    after: Option<Uuid>,
+    most: i64,
+) -> Result<Vec<Uuid>, StoreError> {
+    let sql = "SELECT id FROM users WHERE deleted_at IS NOT NULL AND erased_at > {after:$1} AND id > $2 \
+        ORDER BY id LIMIT $3";
+    let after = store.dialect().uuid(after.unwrap_or(Uuid::nil()));
+    let rows = store.query(sql, vec![(-micros).into(), after, most.into()]).await?;
+    rows.iter().map(|row| row.uuid("id")).collect()
+}
+
+/// Notes that messages may still say who `users` were.
+pub(crate) async fn not_erased(store: &Store, users: Vec<Uuid>) -> Result<(), StoreError> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE users SET erased_at = NULL WHERE id {in:$1}";
+    store.execute(sql, vec![store.dialect().uuids(users)]).await.map(drop)
+}
+
 /// Makes `hash` the one verification token of `id`, for `life` seconds; an older one is of no more use. `false`:
 /// there is nothing to verify.
 pub(crate) async fn set_verification(tx: &Tx, id: Uuid, hash: &str, life: i64) -> Result<bool, StoreError> {

@@ -90,10 +90,11 @@ pub(crate) async fn insert(tx: &Tx, events: Vec<NewEvent>) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Takes the details of what accounts told about `users` away; earlier versions kept addresses and names there.
+/// Takes away what was told about `users`, whoever told it: messages and details may name anybody. That something was told
+/// stays, with its type and its time.
 pub(crate) async fn forget_details(tx: &Tx, users: Vec<Uuid>) -> Result<(), StoreError> {
-    let sql = "UPDATE processed_events SET payload = NULL WHERE user_id {in:$1} \
-        AND event_type IN ('user.registered', 'user.created', 'user.updated') AND payload IS NOT NULL";
+    let sql = "UPDATE processed_events SET payload = NULL, message = '' WHERE user_id {in:$1} \
+        AND (payload IS NOT NULL OR message <> '')";
     tx.execute(sql, vec![tx.dialect().uuids(users)]).await.map(drop)
 }
 

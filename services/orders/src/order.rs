@@ -80,7 +80,7 @@ pub(crate) struct Order {
 pub(crate) enum Reason {
     /// The message breaks the contract.
     ValidationError,
-    /// The order id belongs to an order with another key.
+    /// The order id belongs to an order with another key, or the key to an order of another user.
     OrderIdConflict,
     /// The message was given up.
     ProcessingError,
@@ -124,14 +124,24 @@ pub(crate) struct Pair {
     pub idempotency_key: String,
 }
 
-/// Why `new` cannot be taken beside the `known` pairs; a repeat of a known one can.
-pub(crate) fn refusal(new: &Pair, known: &[Pair]) -> Option<&'static str> {
-    known.iter().find_map(|pair| {
-        let same_id = pair.order_id == new.order_id;
-        let same_key = pair.idempotency_key == new.idempotency_key;
+/// A pair that was used before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub pair: Pair,
+    /// Whose order it is; `None` where there is only the key.
+    pub user_id: Option<String>,
+}
+
+/// Why `new` of the user `user_id` cannot be taken beside the `known` pairs; a repeat of the user's own can.
+pub(crate) fn refusal(new: &Pair, user_id: &str, known: &[Known]) -> Option<&'static str> {
+    known.iter().find_map(|known| {
+        let same_id = known.pair.order_id == new.order_id;
+        let same_key = known.pair.idempotency_key == new.idempotency_key;
+        let anothers = known.user_id.as_ref().is_some_and(|owner| owner != user_id);
         match (same_id, same_key) {
             (true, false) => Some("There is another order with this orderId."),
             (false, true) => Some("This idempotencyKey belongs to another order."),
+            (true, true) if anothers => Some("The order with this orderId and idempotencyKey is another user's."),
             (true, true) | (false, false) => None,
         }
     })
@@ -179,12 +189,23 @@ mod tests {
 
     #[test]
     fn an_id_and_a_key_belong_together_for_ever() {
-        let known = [pair("a", "1"), pair("b", "2")];
-        assert_eq!(refusal(&pair("a", "1"), &known), None, "a repeat");
-        assert_eq!(refusal(&pair("c", "3"), &known), None);
-        assert!(refusal(&pair("a", "3"), &known).is_some_and(|text| text.contains("orderId")));
-        assert!(refusal(&pair("c", "2"), &known).is_some_and(|text| text.contains("idempotencyKey")));
-        assert!(refusal(&pair("a", "2"), &known).is_some(), "each of another order");
+        let known = [pair("a", "1"), pair("b", "2")].map(|pair| Known { pair, user_id: None });
+        let refusal = |new: Pair| refusal(&new, "user-456", &known);
+        assert_eq!(refusal(pair("a", "1")), None, "a repeat");
+        assert_eq!(refusal(pair("c", "3")), None);
+        assert!(refusal(pair("a", "3")).is_some_and(|text| text.contains("orderId")));
+        assert!(refusal(pair("c", "2")).is_some_and(|text| text.contains("idempotencyKey")));
+        assert!(refusal(pair("a", "2")).is_some(), "each of another order");
+    }
+
+    #[test]
+    fn a_repeat_of_another_users_order_is_refused() {
+        let known = [Known {
+            pair: pair("a", "1"),
+            user_id: Some("user-456".to_owned()),
+        }];
+        assert_eq!(refusal(&pair("a", "1"), "user-456", &known), None);
+        assert!(refusal(&pair("a", "1"), "user-7", &known).is_some_and(|text| text.contains("another user")));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use posthaste::{Received, Store, StoreError, Tx};
 use posthaste_host::KeysetCursor;
 use uuid::Uuid;
 
-use crate::order::{Order, Pair, Status};
+use crate::order::{Known, Order, Pair, Status};
 
 /// Where in the list a page ended.
 pub(crate) type Cursor = KeysetCursor<String>;
@@ -98,18 +98,33 @@ pub(crate) async fn insert(tx: &Tx, orders: &[&Received<OrderCreated>]) -> Resul
 }
 
 /// What is known of the id and the key of `pair`.
-pub(crate) async fn known(tx: &Tx, pair: &Pair) -> Result<Vec<Pair>, StoreError> {
-    let sql = "SELECT order_id, idempotency_key FROM orders WHERE order_id = $1 \
-        UNION ALL SELECT order_id, idempotency_key FROM order_keys WHERE idempotency_key = $2";
+pub(crate) async fn known(tx: &Tx, pair: &Pair) -> Result<Vec<Known>, StoreError> {
+    let sql = "SELECT order_id, idempotency_key, user_id FROM orders WHERE order_id = $1 \
+        UNION ALL SELECT order_id, idempotency_key, NULL AS user_id FROM order_keys WHERE idempotency_key = $2";
     let values = vec![pair.order_id.as_str().into(), pair.idempotency_key.as_str().into()];
     let rows = tx.query(sql, values).await?;
     rows.iter()
         .map(|row| {
-            Ok(Pair {
+            let pair = Pair {
                 order_id: row.get("order_id")?,
                 idempotency_key: row.get("idempotency_key")?,
-            })
+            };
+            let user_id = row.get("user_id")?;
+            Ok(Known { pair, user_id })
         })
+        .collect()
+}
+
+/// Whose the stored orders with the keys of `orders` are, by key.
+pub(crate) async fn owners(tx: &Tx, orders: &[&Received<OrderCreated>]) -> Result<HashMap<String, String>, StoreError> {
+    if orders.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let keys = orders.iter().map(|received| received.event.idempotency_key.clone());
+    let sql = "SELECT idempotency_key, user_id FROM orders WHERE idempotency_key {in:$1}";
+    let rows = tx.query(sql, vec![tx.dialect().texts(keys)]).await?;
+    rows.iter()
+        .map(|row| Ok((row.get("idempotency_key")?, row.get("user_id")?)))
         .collect()
 }
 

@@ -102,7 +102,7 @@ pub(crate) struct Placed {
         (status = 400, description = "The body is no valid JSON"),
         (status = 401, description = "No valid access token"),
         (status = 403, description = "An order of another user"),
-        (status = 409, description = "The first request with this key is still running, or the key or orderId is another order's"),
+        (status = 409, description = "The first request with this key is still running, or the key or orderId is another order's, or both are another user's"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is no JSON"),
         (status = 422, description = "The order is invalid, or the key was used with another body"),
@@ -164,11 +164,12 @@ impl Answer<PlaceOrder> for Orders {
             order_id: event.order_id,
             idempotency_key: event.idempotency_key,
         };
+        let user_id = event.user_id;
         let service = self.context.name;
         let taken = idempotent(&self.context.store, &scope, Some(&key), &bytes, |tx| {
             Box::pin(async move {
                 let known = orders_repository::known(tx, &new).await?;
-                if let Some(why) = refusal(&new, &known) {
+                if let Some(why) = refusal(&new, &user_id, &known) {
                     return Err(ApiError::of(StatusCode::CONFLICT).detail(why));
                 }
                 outbox::append(tx, service, message).await?;

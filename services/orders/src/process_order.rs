@@ -19,19 +19,33 @@ pub(crate) struct ProcessOrder {
 impl HandleBatch<OrderCreated> for ProcessOrder {
     async fn handle_batch(&self, orders: Vec<Received<OrderCreated>>, cx: &mut Cx<'_>) -> Handled {
         let claimed = orders_repository::claim_keys(cx.tx(), &orders).await?;
-        let new: Vec<_> = orders
+        let (new, repeats): (Vec<_>, Vec<_>) = orders
             .iter()
-            .filter(|received| claimed.contains(&received.message.id.0))
-            .collect();
+            .partition(|received| claimed.contains(&received.message.id.0));
         let holders = orders_repository::insert(cx.tx(), &new).await?;
         for Received { event: order, message } in new {
             let holder = holders.get(&order.order_id).map(String::as_str);
             let told = match outcome(order, holder) {
                 Outcome::Processed => both(&processed(order), &self.queues.processed)?,
-                Outcome::Refused(reason) => both(&refused(order, reason), &self.queues.failed)?,
+                Outcome::Refused(reason) => {
+                    let details = "there is another order with this orderId and another idempotencyKey";
+                    both(&refused(order, reason, details), &self.queues.failed)?
+                }
                 Outcome::Known => continue,
             };
             for one in told {
+                cx.send_for(message, one)?;
+            }
+        }
+        // A repeat says nothing new, but another user's order would be lost without a word.
+        let owners = orders_repository::owners(cx.tx(), &repeats).await?;
+        for Received { event: order, message } in repeats {
+            let owner = owners.get(&order.idempotency_key);
+            if owner.is_none_or(|owner| *owner == order.user_id) {
+                continue;
+            }
+            let details = "the order with this idempotencyKey is another user's";
+            for one in both(&refused(order, Reason::OrderIdConflict, details), &self.queues.failed)? {
                 cx.send_for(message, one)?;
             }
         }
@@ -61,8 +75,7 @@ fn processed(order: &OrderCreated) -> OrderProcessed {
     }
 }
 
-fn refused(order: &OrderCreated, reason: Reason) -> OrderFailed {
-    let details = "there is another order with this orderId and another idempotencyKey";
+fn refused(order: &OrderCreated, reason: Reason, details: &str) -> OrderFailed {
     failed(&order.order_id, reason, details, Some(&order.user_id))
 }
 

@@ -73,23 +73,38 @@ impl ApiKeys {
             }
             Command::List { file } => {
                 let databases = databases(services, &file.load(Sources::new(), services)?)?;
+                let mut failed = Vec::new();
                 for Database { store, .. } in &databases {
-                    let keys = api_keys::list(store, LISTED).await;
-                    print(&table(store, &keys.map_err(|error| explain(store, &error))?))?;
+                    match api_keys::list(store, LISTED).await {
+                        Ok(keys) => print(&table(store, &keys))?,
+                        Err(error) => failed.push(explain(store, &error).to_string()),
+                    }
                 }
-                Ok(())
+                all_done(&failed)
             }
             Command::Revoke { id, file } => {
                 let databases = databases(services, &file.load(Sources::new(), services)?)?;
-                let mut revoked = 0;
+                let (mut revoked, mut failed) = (Vec::new(), Vec::new());
+                // All are tried: a database that is away is no reason to leave a key good in another one.
                 for Database { store, .. } in &databases {
-                    let done = api_keys::revoke(store, id).await;
-                    revoked += usize::from(done.map_err(|error| explain(store, &error))?);
+                    match api_keys::revoke(store, id).await {
+                        Ok(true) => revoked.push(store.display()),
+                        Ok(false) => {}
+                        Err(error) => failed.push(explain(store, &error).to_string()),
+                    }
                 }
-                if revoked == 0 {
+                if revoked.is_empty() && failed.is_empty() {
                     return Err(CliError::Refused(format!("there is no API key {id} that is good")));
                 }
-                print(&format!("revoked {id}; within 5 seconds it opens nothing any more\n"))
+                if failed.is_empty() {
+                    print(&format!("revoked {id}; within 5 seconds it opens nothing any more\n"))?;
+                } else if !revoked.is_empty() {
+                    let places = revoked.join(", ");
+                    print(&format!(
+                        "revoked {id} in {places}; within 5 seconds it opens nothing there any more\n"
+                    ))?;
+                }
+                all_done(&failed)
             }
         }
     }
@@ -177,6 +192,14 @@ fn explain(store: &Store, error: &StoreError) -> CliError {
         "; is its schema complete (`migrate status` says)?"
     };
     CliError::Refused(format!("{}: {}{hint}", store.display(), chain(error)))
+}
+
+/// Says which databases `failed`, after what could be done elsewhere.
+fn all_done(failed: &[String]) -> Result<(), CliError> {
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::Refused(format!("not done everywhere: {}", failed.join("; "))))
 }
 
 fn table(store: &Store, keys: &[ApiKey]) -> String {

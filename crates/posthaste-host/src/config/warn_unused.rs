@@ -89,15 +89,13 @@ fn is_or_are(names: &[String]) -> String {
 impl Settings {
     /// Other programs put another variable in the place of `${NAME}` in a file.
     fn unsubstituted(&self) -> impl Iterator<Item = String> {
-        let in_file = |origin: &Origin| matches!(origin, Origin::File(_));
-        let named = self.0.values.iter().filter_map(move |(name, (_, setting))| {
-            (in_file(&setting.origin) && setting.value.contains("${")).then(|| {
-                format!(
-                    "{name} ({}) has ${{…}} in it, in the place of which nothing is put",
-                    setting.origin
-                )
-            })
+        let from_files = self.0.values.iter().filter(|(_, (_, setting))| {
+            let in_file = matches!(setting.origin, Origin::File(_));
+            in_file && setting.value.contains("${")
         });
-        named.collect::<Vec<_>>().into_iter()
+        from_files.map(|(name, (_, setting))| {
+            let origin = &setting.origin;
+            format!("{name} ({origin}) has ${{…}} in it, which is not replaced by anything")
+        })
     }
 }

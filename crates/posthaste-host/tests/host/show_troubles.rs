@@ -55,8 +55,15 @@ async fn rows_that_no_process_takes(database: TestDatabase) -> Result<()> {
     ensure!(seen["status"] == "degraded", "{seen}");
     ensure!(check["status"] == "down" && check["rows"] == 3, "{seen}");
     ensure!(check["since"].is_string() && check["why"].is_string(), "{seen}");
-    let seen = health(&other, "outbox:ledger", true).await?;
-    ensure!(seen["checks"]["outbox:ledger"]["why"].is_null(), "{seen}");
+    let seen = health(&other, "outbox", true).await?;
+    ensure!(seen["checks"]["outbox"]["why"].is_null(), "{seen}");
+    ensure!(seen["checks"]["outbox"]["since"].is_string(), "{seen}");
+    ensure!(!seen["checks"].to_string().contains("ledger"), "no names: {seen}");
+    let (_, _, verbose) = get(&other, "/health?verbose").await?;
+    ensure!(
+        verbose.contains("[-]outbox failed") && !verbose.contains("ledger"),
+        "{verbose}"
+    );
 
     let relay = start(&with(&url, RoleSet { relay: true, ..NOTHING })?).await?;
     let seen = health(&api, "queue:ledger:bookings", true).await?;

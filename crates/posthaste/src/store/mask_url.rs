@@ -39,6 +39,11 @@ fn without_password(url: &str) -> Option<(String, &str)> {
         Some((scheme, rest)) => (Some(scheme), rest),
         None => (None, url),
     };
+    if let Some(scheme) = scheme
+        && let Some(host) = after_token(scheme, rest)
+    {
+        return Some((format!("{scheme}://***"), host));
+    }
     let at = rest.rfind('@')?;
     let (login, host) = rest.split_at(at);
     let (user, _password) = login.split_once(':')?;
@@ -48,6 +53,20 @@ fn without_password(url: &str) -> Option<(String, &str)> {
         None if user == "sqlite" => None,
         None => Some((format!("{user}:***"), host)),
     }
+}
+
+/// What follows a token in `rest`, from the `@` on. Before a host of HTTP or Redis a user without a password is one.
+fn after_token<'u>(scheme: &str, rest: &'u str) -> Option<&'u str> {
+    let schemes = ["http", "https", "redis", "rediss"];
+    if !schemes.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return None;
+    }
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    let (user, _) = authority.split_once('@')?;
+    if user.contains(':') {
+        return None;
+    }
+    authority.rfind('@').map(|at| &rest[at..])
 }
 
 #[cfg(test)]
@@ -73,6 +92,11 @@ mod tests {
             ("amqp:u:S3cret@h", "amqp:***@h"),
             ("http://h:4318/?api_key=S3cret", "http://h:4318/?api_key=***"),
             ("http://h/?mail=a@b", "http://h/?mail=a@b"),
+            ("https://S3cret@h/v1?x=1", "https://***@h/v1?x=1"),
+            ("HTTP://S3cret@h:8080/a@b", "HTTP://***@h:8080/a@b"),
+            ("redis://S3cret@h:6379/0", "redis://***@h:6379/0"),
+            ("rediss://S3cret@h", "rediss://***@h"),
+            ("https://u:S3cret@h", "https://u:***@h"),
         ] {
             assert_eq!(mask(url), shown);
         }

@@ -49,7 +49,9 @@ pub(super) fn open(url: &str, options: StoreOptions, largest: &Arc<AtomicU64>) -
             Box::pin(async move {
                 if let Some(sql) = idle_limit::to_restore() {
                     match tokio::time::timeout(RESTORE, connection.execute(AssertSqlSafe(sql))).await {
-                        Ok(restored) => drop(restored?),
+                        Ok(restored) => {
+                            restored?;
+                        }
                         // It is dead, and would keep its place in the pool.
                         Err(_elapsed) => return Ok(false),
                     }

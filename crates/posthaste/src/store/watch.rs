@@ -192,7 +192,9 @@ impl Store {
                 Ok(Ok(Some(heard))) => signals.ring_here(Wake::heard(heard.payload(), signals.owner)),
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
-                Err(_quiet) => drop(in_time(sqlx::query("SELECT 1").execute(&mut listener)).await?),
+                Err(_quiet) => {
+                    in_time(sqlx::query("SELECT 1").execute(&mut listener)).await?;
+                }
             }
         }
     }

@@ -49,7 +49,7 @@ async fn a_right_password_is_no_failure_when_its_new_hash_gets_no_turn() -> Resu
         replies.into_iter().collect::<Result<Vec<_>>>()
     };
     let change = json!({"current_password": PASSWORD, "new_password": OTHER_PASSWORD});
-    let (ann, bob, flood) = tokio::try_join!(
+    let (ann, changed, flood) = tokio::try_join!(
         house.try_login("ann@example.com", PASSWORD, &[]),
         house.act_as(&bob, "PUT", "/api/v1/auth/password", &change),
         flood
@@ -58,7 +58,10 @@ async fn a_right_password_is_no_failure_when_its_new_hash_gets_no_turn() -> Resu
     ensure!(ann.status == 200, "{ann:?}");
     let kept = format!("users WHERE password_hash LIKE '%,t={OLD},%'");
     ensure!(service.count(&kept).await? == 2, "nobody had a turn");
-    ensure!(bob.status == 503 && bob.header("retry-after").is_some(), "{bob:?}");
+    ensure!(
+        changed.status == 503 && changed.header("retry-after").is_some(),
+        "{changed:?}"
+    );
     // Its four failures are what they were, and it need not wait.
     let bobs = "login_attempts WHERE failures = 4 AND in_row = 4 AND blocked_until <= last_at";
     ensure!(service.count(bobs).await? == 1 && service.count("login_attempts").await? == 1);

@@ -106,6 +106,10 @@ async fn what_belongs_to_another_order_is_refused_at_once(database: TestDatabase
     assert_eq!(used_id.status, 409, "{used_id:?}");
     let used_key = place(&service, &order("order-2", "key-1")).await?;
     assert_eq!(used_key.status, 409, "{used_key:?}");
+    let mut anothers = order("order-1", "key-1");
+    anothers["userId"] = json!("another-user");
+    let anothers = place(&service, &anothers).await?;
+    assert_eq!(anothers.status, 409, "{anothers:?}");
     assert_eq!(
         place(&service, &order("order-1", "key-1")).await?.status,
         202,

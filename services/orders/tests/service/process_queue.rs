@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 on_each_database!(
     a_bare_sample_typed_in_by_hand_is_stored_and_told,
     a_repeat_of_a_key_is_acknowledged_silently_whatever_it_says,
+    a_repeat_of_another_users_order_is_told,
     another_key_with_a_used_order_id_leaves_the_first_order_untouched,
     a_key_has_one_outcome_also_when_it_was_refused,
     within_one_batch_the_first_of_a_key_and_of_an_id_wins,
@@ -78,6 +79,22 @@ async fn a_repeat_of_a_key_is_acknowledged_silently_whatever_it_says(database: T
     assert_eq!(failures(&service).await?, Vec::<Value>::new());
     let order = service.get("/api/v1/orders/order-101").await?;
     assert!(order.text.contains(r#""totalAmount":99.99,"#), "{}", order.text);
+    service.stop().await
+}
+
+async fn a_repeat_of_another_users_order_is_told(database: TestDatabase) -> Result<()> {
+    let service = RunningService::start(orders::service(), &database).await?;
+    put(&service, SAMPLE).await?;
+    settled(&service).await?;
+    let before = service.get("/api/v1/orders/order-101").await?;
+    put(&service, &SAMPLE.replace("user-456", "user-7")).await?;
+    settled(&service).await?;
+    let told = outcome_is(&service, "order_failed_queue", 1).await?;
+    assert_eq!(told[0]["orderId"], "order-101");
+    assert_eq!(told[0]["reason"], "ORDER_ID_CONFLICT");
+    let after = service.get("/api/v1/orders/order-101").await?;
+    assert_eq!(before.text, after.text, "to the last byte");
+    assert_eq!(processed(&service).await?.len(), 1);
     service.stop().await
 }
 

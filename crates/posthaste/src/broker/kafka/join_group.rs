@@ -55,7 +55,7 @@ impl ClientContext for Member {
                 low: seen.lo_offset,
                 end: seen.eof_offset,
                 next_fetch: seen.next_offset,
-                queued: i64::try_from(seen.fetchq_cnt).unwrap_or(i64::MAX),
+                queued: seen.fetchq_cnt,
             });
             if deleted > 0 {
                 tracing::error!(
