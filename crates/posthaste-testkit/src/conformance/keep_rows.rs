@@ -102,11 +102,13 @@ pub async fn store_basics(url: &str) -> Result<()> {
         .execute("INSERT INTO things (id) VALUES ($1)", vec![dialect.uuid(ids[0])])
         .await;
     ensure!(matches!(duplicate, Err(StoreError::Duplicate(_))), "{duplicate:?}");
-    let wrong = store
-        .query("SELECT nothing FROM nowhere", vec![])
+    let no_table = store
+        .query("SELECT thing FROM nowhere", vec![])
         .await
         .map(|rows| rows.len());
-    ensure!(matches!(wrong, Err(StoreError::Environment(_))), "{wrong:?}");
+    ensure!(matches!(no_table, Err(StoreError::Environment(_))), "{no_table:?}");
+    let wrong = store.query("SELECT FROM WHERE", vec![]).await.map(|rows| rows.len());
+    ensure!(matches!(wrong, Err(StoreError::Statement(_))), "{wrong:?}");
     ensure!(
         store.migrate_down("things", &[TABLE]).await? == Some(1),
         "not taken back"
