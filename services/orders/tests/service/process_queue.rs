@@ -87,7 +87,19 @@ async fn a_repeat_of_another_users_order_is_told(database: TestDatabase) -> Resu
     put(&service, SAMPLE).await?;
     settled(&service).await?;
     let before = service.get("/api/v1/orders/order-101").await?;
-    put(&service, &SAMPLE.replace("user-456", "user-7")).await?;
+    // An event of its own: without source and id the contract's key would make it a repeat with other bytes, which the
+    // inbox counts and logs.
+    let store = service.store();
+    let sql =
+        "INSERT INTO queue_messages (topic, message_id, headers, body) VALUES ('order_created_queue', $1, $2, $3)";
+    let body = SAMPLE.replace("user-456", "user-7").into_bytes();
+    let id = store.dialect().uuid(uuid::Uuid::now_v7());
+    store
+        .execute(
+            sql,
+            vec![id, r#"{"source":"https://shop.example"}"#.into(), body.into()],
+        )
+        .await?;
     settled(&service).await?;
     let told = outcome_is(&service, "order_failed_queue", 1).await?;
     assert_eq!(told[0]["orderId"], "order-101");
