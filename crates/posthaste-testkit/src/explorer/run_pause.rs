@@ -112,6 +112,10 @@ async fn take_over(
     violations: &mut Vec<String>,
 ) -> Result<(bool, Rows)> {
     let happened = tokio::time::timeout(setup.limit, probe.reached()).await.is_ok();
+    // Another task of the frozen process: between its last check and the publish a relay cannot be stopped.
+    let hits = probe.hits();
+    let count = |point| hits.get(point).copied().unwrap_or(0);
+    let is_publishing = count("relay.publishing") > count("relay.published");
     let second = Running::start(setup, file, broker, Role::Full).await?;
     if let Err(error) = second.quiet_beside(setup.limit).await {
         violations.push(format!("taking over: {error}"));
@@ -128,7 +132,9 @@ async fn take_over(
     if let Err(error) = second.quiet(setup.limit).await {
         violations.push(format!("after the first process ended: {error}"));
     }
-    violations.extend(again(&before, broker));
+    if !is_publishing {
+        violations.extend(again(&before, broker));
+    }
     let rows = second.judge_and_stop(setup, violations).await?;
     Ok((happened, rows))
 }
