@@ -212,4 +212,25 @@ mod tests {
             assert!(!is_acceptable(no_hash), "{no_hash}");
         }
     }
+
+    #[tokio::test]
+    async fn an_unknown_user_costs_as_much_as_a_known_one() -> Result<(), Box<dyn std::error::Error>> {
+        let hashing = PasswordHashing {
+            turns: Arc::new(Semaphore::new(1)),
+            params: Params::new(USUAL.0, USUAL.1, 1, None)?,
+        };
+        let known = hashing
+            .hash(serde_json::from_str("\"plumber otter vivid canal\"")?)
+            .await?;
+        let (known, nobodys) = (PasswordHash::new(&known)?, hashing.nobodys());
+        let nobodys = PasswordHash::new(&nobodys)?;
+        assert_eq!(Params::try_from(&known)?, Params::try_from(&nobodys)?);
+        assert_eq!((known.algorithm, known.version), (nobodys.algorithm, nobodys.version));
+        let lengths = |hash: &PasswordHash| {
+            let (salt, output) = (hash.salt.as_ref(), hash.hash.as_ref());
+            (salt.map(|salt| salt.len()), output.map(|output| output.len()))
+        };
+        assert_eq!(lengths(&known), lengths(&nobodys));
+        Ok(())
+    }
 }
