@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use posthaste::store::{Dialect, MigrateError, Migration, Sql};
 use posthaste::{CORE_MIGRATIONS, Store, StoreOptions};
-use posthaste_testkit::TestDatabase;
+use posthaste_testkit::{TestDatabase, on_each_database};
 
 const SHOP: Migration = Migration::new(
     1,
@@ -175,30 +175,7 @@ async fn a_step_may_take_as_long_as_it_needs(database: TestDatabase) -> Result<(
     database.finish().await
 }
 
-macro_rules! on_every_store {
-    ($($case:ident),* $(,)?) => {$(
-        mod $case {
-            use super::*;
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_sqlite() -> Result<()> {
-                super::$case(TestDatabase::sqlite()?).await
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_postgres() -> Result<()> {
-                super::$case(TestDatabase::postgres().await?).await
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_mysql() -> Result<()> {
-                super::$case(TestDatabase::mysql().await?).await
-            }
-        }
-    )*};
-}
-
-on_every_store! {
+on_each_database! {
     a_foreign_table_is_neither_taken_nor_dropped,
     another_programs_list_of_migrations_is_left_alone,
     a_step_that_was_cut_off_runs_again,

@@ -10,7 +10,7 @@ use posthaste::telemetry::metric;
 use posthaste::{
     Broker, CORE_MIGRATIONS, Engine, EngineConfig, MessageId, Roles, Store, StoreOptions, Tuning, backlog,
 };
-use posthaste_testkit::{TestDatabase, wait_until};
+use posthaste_testkit::{TestDatabase, on_each_database, wait_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -423,30 +423,7 @@ async fn old_ones_go_at_their_age(database: TestDatabase) -> Result<()> {
     database.finish().await
 }
 
-macro_rules! on_every_store {
-    ($($case:ident),* $(,)?) => {$(
-        mod $case {
-            use super::*;
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_sqlite() -> Result<()> {
-                super::$case(TestDatabase::sqlite()?).await
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_postgres() -> Result<()> {
-                super::$case(TestDatabase::postgres().await?).await
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_mysql() -> Result<()> {
-                super::$case(TestDatabase::mysql().await?).await
-            }
-        }
-    )*};
-}
-
-on_every_store! {
+on_each_database! {
     they_are_found_by_index,
     they_are_listed_page_by_page,
     they_are_replayed_in_pages_on_record,
