@@ -4,11 +4,11 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::process::Child;
 
 use crate::program::{LIMIT, Program};
-use crate::serve_and_stop::api_of;
+use crate::serve_and_stop::{api_of, keep_log};
 
 const ADMIN: &str = "admin@example.com";
 const PASSWORD: &str = "plumber otter vivid canal";
@@ -92,6 +92,7 @@ async fn the_first_administrator_comes_from_the_command_line() -> Result<()> {
     // What was answered holds after a kill, and so does what was ended.
     child.kill().await?;
     let (mut child, api) = start(&program).await?;
+    let log = keep_log(&mut child)?;
     let users = format!("{api}/api/v1/users");
     ensure!(call("GET", &users, &token, None).await?.0 == 200, "the same keys");
     ensure!(
@@ -125,8 +126,7 @@ async fn the_first_administrator_comes_from_the_command_line() -> Result<()> {
     }
 
     child.kill().await?;
-    let mut log = String::new();
-    child.stdout.take().context("stdout")?.read_to_string(&mut log).await?;
+    let log = log.await?;
     ensure!(log.contains("/api/v1/auth/login"), "{log}");
     for secret in [PASSWORD, &token, &left, ADMIN] {
         ensure!(!log.contains(secret), "the log has {secret}");

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::program::{LIMIT, Program};
-use crate::serve_and_stop::api_of;
+use crate::serve_and_stop::{api_of, keep_log};
 
 /// Whether the answer is that of a guard that saw no token.
 fn is_guarded(reply: &reqwest::Response) -> bool {
@@ -17,6 +17,7 @@ async fn an_operation_asks_for_a_token_exactly_where_the_document_says_so() -> R
     let enforced = [("POSTHASTE_AUTH", "enforced")];
     let mut child = program.command(&["--port", "0"], &enforced).spawn()?;
     let api = api_of(&mut child).await?;
+    drop(keep_log(&mut child)?);
     let client = reqwest::Client::builder().timeout(LIMIT).build()?;
     let document: Value = client.get(format!("{api}openapi.json")).send().await?.json().await?;
     let schemes = document["components"]["securitySchemes"]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
+use tokio::task::JoinHandle;
 
 use crate::program::{LIMIT, Program};
 
@@ -43,6 +44,17 @@ pub async fn banner_of(child: &mut Child) -> Result<HashMap<String, String>> {
 pub async fn api_of(child: &mut Child) -> Result<String> {
     let mut lines = BufReader::new(child.stderr.take().context("stderr")?).lines();
     value(&banner(&mut lines).await?, "API")
+}
+
+/// Reads what the program logs to its end: what nobody reads stops it once a pipe is full.
+pub fn keep_log(child: &mut Child) -> Result<JoinHandle<String>> {
+    let mut stdout = child.stdout.take().context("stdout")?;
+    Ok(tokio::spawn(async move {
+        let mut log = String::new();
+        // What came before an error is the log all the same.
+        drop(stdout.read_to_string(&mut log).await);
+        log
+    }))
 }
 
 pub async fn signal(child: &Child, name: &str) -> Result<()> {

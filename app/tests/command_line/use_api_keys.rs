@@ -7,7 +7,7 @@ use uuid::Uuid;
 use posthaste_testkit::wait_until;
 
 use crate::program::{LIMIT, Program};
-use crate::serve_and_stop::api_of;
+use crate::serve_and_stop::{api_of, keep_log};
 
 const ENFORCED: (&str, &str) = ("POSTHASTE_AUTH", "enforced");
 
@@ -69,6 +69,7 @@ async fn a_key_opens_what_its_scopes_say_until_it_is_revoked() -> Result<()> {
     // Without the accounts service and without one to ask, keys are all there is.
     let mut child = program.command(&["serve", "--port", "0"], &[ENFORCED]).spawn()?;
     let api = api_of(&mut child).await?.trim_end_matches('/').to_owned();
+    drop(keep_log(&mut child)?);
     let orders = format!("{api}/api/v1/orders");
     let order = json!({"orderId": "o1", "userId": "anybody", "totalAmount": 1, "idempotencyKey": "k", "items": []});
     let forged = format!("ph_{}", "0".repeat(64));
@@ -115,6 +116,7 @@ async fn a_key_opens_what_its_scopes_say_until_it_is_revoked() -> Result<()> {
     let apart = [ENFORCED, ("OPS_PORT", "0")];
     let mut child = program.command(&["serve", "orders", "--port", "0"], &apart).spawn()?;
     let mut lines = crate::serve_and_stop::banner_of(&mut child).await?;
+    drop(keep_log(&mut child)?);
     let api = lines.remove("API").context("API")?.trim_end_matches('/').to_owned();
     let metrics = lines.remove("Metrics").context("Metrics")?;
     ensure!(call("GET", &format!("{api}/api/v1/orders"), &reader, None).await?.0 == 200);
