@@ -89,9 +89,9 @@ fn conditions(
     if let Some(subscriptions) = subscriptions {
         let list = asked.bind(dialect.texts(subscriptions.iter().cloned()));
         let column = match dialect {
-            // With the column itself it would read all of the subscriptions' rows by the primary key.
-            Dialect::Sqlite => "COALESCE(subscription, '')",
-            Dialect::Postgres | Dialect::Mysql => "subscription",
+            // With the column itself they would read all of the subscriptions' rows by the primary key, or sort.
+            Dialect::Sqlite | Dialect::Mysql => "COALESCE(subscription, '')",
+            Dialect::Postgres => "subscription",
         };
         asked.sql.push_str(&format!(" AND {column} {{in:{list}}}"));
     }
