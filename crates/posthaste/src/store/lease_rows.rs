@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Dialect, Row, Store, StoreError, Tx, Wake, idle_limit};
 use crate::PARTITIONS;
+use crate::failure::chain;
 use crate::lease::Slot;
 
 /// Each process picks its number from its owner id.
@@ -94,6 +95,18 @@ pub(crate) struct Scope {
     pub open: Vec<i64>,
 }
 
+macro_rules! seen {
+    ($columns:literal) => {
+        concat!(
+            "SELECT scope, slot, owner, epoch, inherited, CASE WHEN ",
+            alive!(),
+            " THEN 0 ELSE 1 END AS expired",
+            $columns,
+            " FROM leases WHERE scope {in:$1} ORDER BY scope, slot"
+        )
+    };
+}
+
 /// What this process sees of the scopes `names`, and which loops have rows waiting.
 pub(crate) async fn scopes(
     store: &Store,
@@ -101,18 +114,22 @@ pub(crate) async fn scopes(
     names: Vec<String>,
 ) -> Result<(BTreeMap<String, Scope>, Wake), StoreError> {
     // One statement for both: an idle process asks nothing else.
-    let sql = concat!(
-        "SELECT scope, slot, owner, epoch, inherited, CASE WHEN ",
-        alive!(),
-        " THEN 0 ELSE 1 END AS expired, \
-        CASE WHEN EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at IS NULL) \
+    let sql = seen!(
+        ", CASE WHEN EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at IS NULL) \
             OR EXISTS (SELECT 1 FROM outbox_messages WHERE status = 'pending' AND due_at <= {clock}) \
             THEN 1 ELSE 0 END AS outbox, \
         CASE WHEN EXISTS (SELECT 1 FROM queue_messages) THEN 1 ELSE 0 END AS queue, \
-        CASE WHEN EXISTS (SELECT 1 FROM inbox_messages WHERE status = 'retrying' AND due_at <= {clock}) THEN 1 ELSE 0 END AS parked \
-        FROM leases WHERE scope {in:$1} ORDER BY scope, slot"
+        CASE WHEN EXISTS (SELECT 1 FROM inbox_messages WHERE status = 'retrying' AND due_at <= {clock}) THEN 1 ELSE 0 END AS parked"
     );
-    let rows = store.query(sql, vec![store.dialect().texts(names.clone())]).await?;
+    let texts = || vec![store.dialect().texts(names.clone())];
+    let (rows, shows_wake) = match store.query(sql, texts()).await {
+        Ok(rows) => (rows, true),
+        // A table that is missing or locked stops its own loop. Leases that ran out would stop all of them.
+        Err(error) => {
+            tracing::debug!(error = %chain(&error), "waiting rows were not looked for");
+            (store.query(seen!(""), texts()).await?, false)
+        }
+    };
     let mut found: BTreeMap<String, Scope> = names.into_iter().map(|name| (name, Scope::default())).collect();
     for row in &rows {
         let Some(scope) = found.get_mut(&row.get::<String>("scope")?) else {
@@ -140,12 +157,12 @@ pub(crate) async fn scopes(
     }
     let is = |row: &Row, column: &str| Ok::<bool, StoreError>(row.get::<i32>(column)? == 1);
     let wake = match rows.first() {
-        Some(row) => Wake {
+        Some(row) if shows_wake => Wake {
             outbox: is(row, "outbox")?,
             queue: is(row, "queue")?,
             parked: is(row, "parked")?,
         },
-        None => Wake::ALL,
+        _ => Wake::ALL,
     };
     Ok((found, wake))
 }
