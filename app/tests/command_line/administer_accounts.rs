@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
+use posthaste::{Store, StoreOptions};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Child;
@@ -14,8 +15,8 @@ const ADMIN: &str = "admin@example.com";
 const PASSWORD: &str = "plumber otter vivid canal";
 const ENFORCED: [(&str, &str); 1] = [("POSTHASTE_AUTH", "enforced")];
 
-async fn start(program: &Program) -> Result<(Child, String)> {
-    let mut child = program.command(&["--port", "0"], &ENFORCED).spawn()?;
+async fn start(program: &Program, variables: &[(&str, &str)]) -> Result<(Child, String)> {
+    let mut child = program.command(&["--port", "0"], variables).spawn()?;
     let api = api_of(&mut child).await?;
     Ok((child, api.trim_end_matches('/').to_owned()))
 }
@@ -39,8 +40,8 @@ async fn call(method: &str, url: &str, bearer: &str, body: Option<&Value>) -> Re
     Ok((status, answer.json().await.unwrap_or_default(), cookie))
 }
 
-async fn log_in(api: &str, password: &str) -> Result<(String, String)> {
-    let body = json!({"email": ADMIN, "password": password});
+async fn log_in(api: &str, email: &str, password: &str) -> Result<(String, String)> {
+    let body = json!({"email": email, "password": password});
     let (status, body, cookie) = call("POST", &format!("{api}/api/v1/auth/login"), "", Some(&body)).await?;
     ensure!(status == 200, "{status} {body}");
     let token = body["access_token"].as_str().context("no token")?.to_owned();
@@ -81,17 +82,17 @@ async fn the_first_administrator_comes_from_the_command_line() -> Result<()> {
         "{help:?}"
     );
 
-    let (mut child, api) = start(&program).await?;
+    let (mut child, api) = start(&program, &ENFORCED).await?;
     let users = format!("{api}/api/v1/users");
     ensure!(call("GET", &users, "", None).await?.0 == 401);
-    let (token, _) = log_in(&api, PASSWORD).await?;
-    let (left, _) = log_in(&api, PASSWORD).await?;
+    let (token, _) = log_in(&api, ADMIN, PASSWORD).await?;
+    let (left, _) = log_in(&api, ADMIN, PASSWORD).await?;
     ensure!(call("POST", &format!("{api}/api/v1/auth/logout"), &left, None).await?.0 == 204);
     let (status, list, _) = call("GET", &users, &token, None).await?;
     ensure!(status == 200 && list["total"] == 1, "{list}");
     // What was answered holds after a kill, and so does what was ended.
     child.kill().await?;
-    let (mut child, api) = start(&program).await?;
+    let (mut child, api) = start(&program, &ENFORCED).await?;
     let log = keep_log(&mut child)?;
     let users = format!("{api}/api/v1/users");
     ensure!(call("GET", &users, &token, None).await?.0 == 200, "the same keys");
@@ -110,7 +111,7 @@ async fn the_first_administrator_comes_from_the_command_line() -> Result<()> {
         program.run(&["revoke-keys", "all"], &[]).await?.code == 1,
         "none is left"
     );
-    let (token, _) = log_in(&api, PASSWORD).await?;
+    let (token, _) = log_in(&api, ADMIN, PASSWORD).await?;
     ensure!(call("GET", &users, &token, None).await?.0 == 200);
     // Whoever has signed up with an administrator's address has not shown that it is theirs: the password goes.
     let signup = json!({"email": "third@example.com", "first_name": "A", "last_name": "B", "password": PASSWORD});
@@ -136,6 +137,53 @@ async fn the_first_administrator_comes_from_the_command_line() -> Result<()> {
     let made = program.run(&["create-admin", "second@example.com"], &[]).await?;
     let password = made.stdout.trim().rsplit(' ').next().unwrap_or_default();
     ensure!(made.code == 0 && password.len() == 43, "{made:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_promotion_ends_older_sessions_and_commands_are_on_record() -> Result<()> {
+    let program = Program::new()?;
+    let database = format!("sqlite:{}", program.folder().join("accounts.db").display());
+    let variables = [ENFORCED[0], ("DATABASE_URL", database.as_str())];
+    ensure!(program.run(&["migrate", "up"], &variables).await?.code == 0);
+    let (mut child, api) = start(&program, &variables).await?;
+    let log = keep_log(&mut child)?;
+    let store = Store::open(&database, StoreOptions::default())?;
+    for (email, active) in [("ann@example.com", true), ("bob@example.com", false)] {
+        let signup = json!({"email": email, "first_name": "A", "last_name": "B", "password": PASSWORD});
+        let (status, body, _) = call("POST", &format!("{api}/signup"), "", Some(&signup)).await?;
+        ensure!(status == 201, "{status} {body}");
+        let sql = "UPDATE users SET verification_state = 'VERIFIED', is_active = $2 WHERE email = $1";
+        posthaste_testkit::wait_until("the user to be there", LIMIT, || async {
+            (store.execute(sql, vec![email.into(), active.into()]).await.ok()? == 1).then_some(())
+        })
+        .await?;
+    }
+    let users = format!("{api}/api/v1/users");
+    let (before, _) = log_in(&api, "ann@example.com", PASSWORD).await?;
+    ensure!(call("GET", &users, &before, None).await?.0 == 403);
+    let made = program.run(&["create-admin", "ann@example.com"], &variables).await?;
+    ensure!(made.code == 0 && made.stdout.contains("sign in again"), "{made:?}");
+    // What was stolen from a user has not become an administrator's.
+    let status = posthaste_testkit::wait_until("the promotion to be noticed", LIMIT, || async {
+        let status = call("GET", &users, &before, None).await.ok()?.0;
+        (status != 403).then_some(status)
+    })
+    .await?;
+    ensure!(status == 401, "{status}");
+    let (after, _) = log_in(&api, "ann@example.com", PASSWORD).await?;
+    ensure!(call("GET", &users, &after, None).await?.0 == 200);
+    let refused = program.run(&["create-admin", "bob@example.com"], &variables).await?;
+    ensure!(refused.code == 1 && refused.stderr.contains("disabled"), "{refused:?}");
+    let revoked = program.run(&["revoke-keys", "all"], &variables).await?;
+    ensure!(revoked.code == 0, "{revoked:?}");
+    let sql = "SELECT action FROM audit_events WHERE actor = 'command line' ORDER BY action";
+    let rows = store.query(sql, vec![]).await?;
+    let actions: Vec<String> = rows.iter().map(|row| row.get("action")).collect::<Result<_, _>>()?;
+    ensure!(actions == ["signing_keys.revoke", "user.made_admin"], "{actions:?}");
+    store.close().await;
+    child.kill().await?;
+    log.await?;
     Ok(())
 }
 
