@@ -177,7 +177,7 @@ pub fn reserve_port(first: u16) -> Result<ReservedPort> {
 }
 
 /// The port `number`, unless it is taken or reserved.
-pub(super) fn reserve(number: u16) -> Option<ReservedPort> {
+pub(crate) fn reserve(number: u16) -> Option<ReservedPort> {
     let path = std::env::temp_dir().join(format!("posthaste-port-{number}.lock"));
     // A lock file of another user counts as taken.
     let file = open_lock(&path).ok()?;
