@@ -40,8 +40,10 @@ async fn servers_are_believed_by_their_certificate_alone() -> Result<()> {
     let folder = tempfile::tempdir()?;
 
     let trusting = Posthaste::spawn(folder.path(), &[], &settings)?;
-    let health = checks(&trusting.answers("/health", 200).await?)?;
-    ensure!(health == "broker ok, cache ok, database ok, migrations ok", "{health}");
+    let well = "broker ok, cache ok, database ok, migrations ok";
+    trusting
+        .answers_when("/health", 200, |health| checks(health).as_deref() == Some(well))
+        .await?;
     let id = Uuid::now_v7();
     let event = json!({"user_id": id, "event_type": "encrypted", "message": "nobody else reads this", "event_id": id});
     let answer = reqwest::Client::new()
@@ -67,22 +69,21 @@ async fn servers_are_believed_by_their_certificate_alone() -> Result<()> {
 
     // One that does not know the authority believes neither broker nor cache.
     let doubting = Posthaste::spawn(folder.path(), &[], &settings[..3])?;
-    let health = checks(&doubting.answers("/health", 503).await?)?;
-    // The URL of the database names its authority.
-    ensure!(
-        health == "broker down, cache down, database ok, migrations ok",
-        "{health}"
-    );
+    // The URL of the database names its authority. The first answers may come before everything was tried.
+    let doubtful = "broker down, cache down, database ok, migrations ok";
+    doubting
+        .answers_when("/health", 503, |health| checks(health).as_deref() == Some(doubtful))
+        .await?;
     doubting.terminate().await
 }
 
 /// What `/health` says of each part.
-fn checks(health: &str) -> Result<String> {
-    let health: serde_json::Value = serde_json::from_str(health)?;
-    let checks = health["checks"].as_object().context("no checks")?;
+fn checks(health: &str) -> Option<String> {
+    let health: serde_json::Value = serde_json::from_str(health).ok()?;
+    let checks = health["checks"].as_object()?;
     let said: Vec<String> = checks
         .iter()
         .map(|(name, check)| format!("{name} {}", check["status"].as_str().unwrap_or_default()))
         .collect();
-    Ok(said.join(", "))
+    Some(said.join(", "))
 }

@@ -1,14 +1,12 @@
 //! One order through the whole program: placed at orders, told to the world, recorded at notifications.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use posthaste::{Store, StoreOptions};
 use posthaste_testkit::wait_until;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program::{LIMIT, Program};
+use crate::serve_and_stop::{api_of, keep_log};
 
 const USER: &str = "550e8400-e29b-41d4-a716-446655440000";
 
@@ -16,21 +14,9 @@ const USER: &str = "550e8400-e29b-41d4-a716-446655440000";
 async fn an_order_is_visible_from_end_to_end() -> Result<()> {
     let program = Program::new()?;
     let mut child = program.command(&["--port", "0"], &[]).spawn()?;
-    let mut lines = BufReader::new(child.stderr.take().context("stderr")?).lines();
-    let mut api = None;
-    let read = async {
-        while let Some(line) = lines.next_line().await? {
-            if let Some(url) = line.trim().strip_prefix("API") {
-                api = Some(url.trim().trim_end_matches('/').to_owned());
-            }
-            if line.contains("Started in") {
-                break;
-            }
-        }
-        anyhow::Ok(())
-    };
-    tokio::time::timeout(LIMIT, read).await??;
-    let api = api.context("the banner names no API")?;
+    drop(keep_log(&mut child)?);
+    let api = api_of(&mut child).await?;
+    let api = api.trim_end_matches('/');
     let client = reqwest::Client::builder().timeout(LIMIT).build()?;
     let order = json!({"orderId": "order-101", "userId": USER, "totalAmount": 99.99,
         "idempotencyKey": "unique-key-001", "items": []});
@@ -42,7 +28,7 @@ async fn an_order_is_visible_from_end_to_end() -> Result<()> {
         .await?;
     ensure!(reply.status() == 202, "{reply:?}");
 
-    let event = wait_until("the order among the user's events", Duration::from_secs(20), || async {
+    let event = wait_until("the order among the user's events", LIMIT, || async {
         let url = format!("{api}/api/events?user_id={USER}");
         let text = client.get(url).send().await.ok()?.text().await.ok()?;
         let page: Value = serde_json::from_str(&text).ok()?;
@@ -56,7 +42,7 @@ async fn an_order_is_visible_from_end_to_end() -> Result<()> {
     let file = format!("sqlite:{}", program.folder().join("data/posthaste.db").display());
     let store = Store::open(&file, StoreOptions::default())?;
     let sql = "SELECT body FROM queue_messages WHERE topic = 'order_processed_queue'";
-    let told = wait_until("the outcome on its queue", Duration::from_secs(20), || async {
+    let told = wait_until("the outcome on its queue", LIMIT, || async {
         store.query(sql, vec![]).await.ok()?.into_iter().next()
     })
     .await?;

@@ -1,7 +1,6 @@
 //! One sign-up through the whole program: signed up, mailed, confirmed, recorded at notifications; no secret is logged.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use posthaste_testkit::wait_until;
@@ -10,8 +9,6 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 use crate::program::{LIMIT, Program};
-
-const SOON: Duration = Duration::from_secs(20);
 
 /// Everything that comes out of `pipe`, as it comes.
 fn collect(pipe: impl AsyncRead + Send + Unpin + 'static, all: Arc<Mutex<String>>) {
@@ -71,7 +68,7 @@ async fn a_sign_up_is_visible_from_end_to_end_and_its_secrets_nowhere() -> Resul
         let (status, answer) = post(&client, format!("{api}{path}"), body).await?;
         ensure!(status == wanted, "{path}: {answer}");
     }
-    let mail = wait_until("the mail", SOON, || async {
+    let mail = wait_until("the mail", LIMIT, || async {
         let mut entries = std::fs::read_dir(program.folder().join("data/mail")).ok()?;
         entries.find_map(|entry| {
             let text = std::fs::read_to_string(entry.ok()?.path()).ok()?;
@@ -93,7 +90,7 @@ async fn a_sign_up_is_visible_from_end_to_end_and_its_secrets_nowhere() -> Resul
     ensure!(status == 204, "{answer}");
 
     let id = signed_up["user_id"].as_str().context("no id")?;
-    let event = wait_until("the user among the events", SOON, || async {
+    let event = wait_until("the user among the events", LIMIT, || async {
         let url = format!("{api}/api/events?user_id={id}");
         let text = client.get(url).send().await.ok()?.text().await.ok()?;
         let page: Value = serde_json::from_str(&text).ok()?;

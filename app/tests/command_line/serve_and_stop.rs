@@ -114,16 +114,22 @@ async fn starts_fast_on_a_migrated_file() -> Result<()> {
     let program = Program::new()?;
     let migrated = program.run(&["migrate", "up"], &[]).await?;
     ensure!(migrated.code == 0, "{migrated:?}");
-    let mut child = program.command(&["--port", "0"], &[]).spawn()?;
-    let mut lines = BufReader::new(child.stderr.take().context("stderr")?).lines();
-    let banner = banner(&mut lines).await?;
-    let took = banner
-        .iter()
-        .find_map(|line| line.strip_prefix("Started in "))
-        .context("no time")?;
-    let took = Duration::from_millis(took.trim_end_matches(" ms").parse()?);
-    // A debug build on a busy machine; a release build takes a tenth of it.
-    ensure!(took < Duration::from_secs(3), "{took:?}");
-    child.kill().await?;
-    Ok(())
+    let mut starts = Vec::new();
+    for _ in 0..3 {
+        let mut child = program.command(&["--port", "0"], &[]).spawn()?;
+        let mut lines = BufReader::new(child.stderr.take().context("stderr")?).lines();
+        let banner = banner(&mut lines).await?;
+        let took = banner
+            .iter()
+            .find_map(|line| line.strip_prefix("Started in "))
+            .context("no time")?;
+        let took = Duration::from_millis(took.trim_end_matches(" ms").parse()?);
+        child.kill().await?;
+        // A debug build; a release build takes a tenth of it. What makes it slow shows in every start, a busy machine does not.
+        if took < Duration::from_secs(3) {
+            return Ok(());
+        }
+        starts.push(took);
+    }
+    bail!("{starts:?}")
 }

@@ -22,6 +22,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A way to the queues.
 pub enum Door {
     Amqp {
+        largest: usize,
         _connection: Box<Connection>,
         channel: Channel,
     },
@@ -30,15 +31,20 @@ pub enum Door {
         producer: FutureProducer,
     },
     /// A person with the database's own client.
-    Sql(Store),
+    Sql {
+        store: Store,
+        largest: usize,
+    },
 }
 
 impl Door {
-    pub async fn amqp(url: &str) -> Result<Self> {
+    /// A queue of RabbitMQ, with bodies of up to `largest` bytes.
+    pub async fn amqp(url: &str, largest: usize) -> Result<Self> {
         let connection = Connection::connect(url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         Ok(Self::Amqp {
+            largest,
             _connection: Box::new(connection),
             channel,
         })
@@ -55,14 +61,16 @@ impl Door {
         })
     }
 
-    pub fn sql(database: &str) -> Result<Self> {
-        Ok(Self::Sql(Store::open(database, StoreOptions::default())?))
+    /// The rows of `database`, with bodies of up to `largest` bytes.
+    pub fn sql(database: &str, largest: usize) -> Result<Self> {
+        let store = Store::open(database, StoreOptions::default())?;
+        Ok(Self::Sql { store, largest })
     }
 
     /// The largest body that is worth a try.
     pub fn largest(&self) -> usize {
         match self {
-            Self::Amqp { .. } | Self::Sql(_) => 10_000_000,
+            Self::Amqp { largest, .. } | Self::Sql { largest, .. } => *largest,
             Self::Kafka { .. } => 900_000,
         }
     }
@@ -70,7 +78,7 @@ impl Door {
     /// The largest that it takes from anybody.
     pub fn most(&self) -> usize {
         match self {
-            Self::Amqp { .. } | Self::Sql(_) => self.largest(),
+            Self::Amqp { .. } | Self::Sql { .. } => self.largest(),
             Self::Kafka { .. } => 1_048_400,
         }
     }
@@ -109,7 +117,7 @@ impl Door {
                     let sent = producer.send(record, LIMIT).await;
                     sent.map(drop).map_err(|(error, _)| error.into())
                 }
-                Self::Sql(store) => insert(store, queue, letter).await,
+                Self::Sql { store, .. } => insert(store, queue, letter).await,
             }
         };
         let put = tokio::time::timeout(LIMIT, put).await.context("no answer")?;
@@ -135,7 +143,7 @@ impl Door {
                 );
             }
             Self::Kafka { servers, .. } => bodies = read_topic(servers, queue).await?,
-            Self::Sql(store) => {
+            Self::Sql { store, .. } => {
                 let sql = "SELECT body FROM queue_messages WHERE topic = $1";
                 for row in store.query(sql, vec![queue.into()]).await? {
                     bodies.push(row.get("body")?);
@@ -160,7 +168,7 @@ impl Door {
                 ensure!(found.message_count() == 0, "{} left on {queue}", found.message_count());
             }
             Self::Kafka { servers, .. } => expect_committed(servers, queue, group).await?,
-            Self::Sql(_) => drop(self.take(queue, 0).await?),
+            Self::Sql { .. } => drop(self.take(queue, 0).await?),
         }
         Ok(())
     }

@@ -18,6 +18,10 @@ use crate::process::Posthaste;
 use crate::put_letters::Door;
 
 const LIMIT: Duration = Duration::from_secs(420);
+/// The largest body: once into each database and over each transport.
+const LARGE: usize = 10_000_000;
+/// The largest in the other runs.
+const MEDIUM: usize = 1_000_000;
 /// What a large body has beside its large member.
 const MEMBERS: usize = 1_000;
 /// From the last letter to the last row.
@@ -45,11 +49,18 @@ async fn all_letters(database: &TestDatabase, broker: &str, door: &Door) -> Resu
             .await
             .with_context(|| queue.topic)?;
     }
-    wait_until("nothing to be pending or parked", DONE, || async {
+    let bad = all
+        .iter()
+        .flat_map(|(_, letters)| letters)
+        .filter(|letter| is_dead(letter));
+    let bad = bad.count() as i64;
+    wait_until("all bad ones, and nothing to be pending or parked", DONE, || async {
         let sql = "SELECT (SELECT COUNT(*) FROM outbox_messages WHERE status = 'pending') \
-            + (SELECT COUNT(*) FROM inbox_messages WHERE status IN ('retrying', 'waiting')) AS n";
-        let n: i64 = store.query(sql, vec![]).await.ok()?.first()?.get("n").ok()?;
-        (n == 0).then_some(())
+            + (SELECT COUNT(*) FROM inbox_messages WHERE status IN ('retrying', 'waiting')) AS n, \
+            (SELECT COUNT(*) FROM inbox_messages WHERE status = 'dead') AS dead";
+        let rows = store.query(sql, vec![]).await.ok()?;
+        let (n, dead): (i64, i64) = (rows.first()?.get("n").ok()?, rows.first()?.get("dead").ok()?);
+        (n == 0 && dead >= bad).then_some(())
     })
     .await?;
     for (queue, letters) in &all {
@@ -165,45 +176,51 @@ async fn turn_pages(running: &Posthaste, list: &str) -> Result<()> {
     anyhow::bail!("no end of pages")
 }
 
-async fn over_sql(database: TestDatabase) -> Result<()> {
-    let door = Door::sql(database.url())?;
+async fn over_sql(database: TestDatabase, largest: usize) -> Result<()> {
+    let door = Door::sql(database.url(), largest)?;
     all_letters(&database, "sql:", &door).await?;
-    if let Door::Sql(store) = door {
+    if let Door::Sql { store, .. } = door {
         store.close().await;
     }
     database.finish().await
 }
 
-async fn over_rabbitmq(database: TestDatabase) -> Result<()> {
+async fn over_rabbitmq(database: TestDatabase, largest: usize) -> Result<()> {
     let broker = PrivateRabbitmq::launch(26_920).await?;
     let url = broker.url();
-    all_letters(&database, &url, &Door::amqp(&url).await?).await?;
+    all_letters(&database, &url, &Door::amqp(&url, largest).await?).await?;
     database.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_in_sqlite() -> Result<()> {
-    alone(LIMIT, async { over_sql(TestDatabase::sqlite()?).await }).await
+    alone(LIMIT, async { over_sql(TestDatabase::sqlite()?, LARGE).await }).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_in_postgres() -> Result<()> {
-    alone(LIMIT, async { over_sql(TestDatabase::postgres().await?).await }).await
+    alone(LIMIT, async { over_sql(TestDatabase::postgres().await?, MEDIUM).await }).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_in_mysql() -> Result<()> {
-    alone(LIMIT, async { over_sql(TestDatabase::mysql().await?).await }).await
+    alone(LIMIT, async { over_sql(TestDatabase::mysql().await?, LARGE).await }).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_to_postgres() -> Result<()> {
-    alone(LIMIT, async { over_rabbitmq(TestDatabase::postgres().await?).await }).await
+    alone(LIMIT, async {
+        over_rabbitmq(TestDatabase::postgres().await?, LARGE).await
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_to_mysql() -> Result<()> {
-    alone(LIMIT, async { over_rabbitmq(TestDatabase::mysql().await?).await }).await
+    alone(LIMIT, async {
+        over_rabbitmq(TestDatabase::mysql().await?, MEDIUM).await
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

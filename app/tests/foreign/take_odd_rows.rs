@@ -52,8 +52,12 @@ async fn rows_of_any_type_are_read() -> Result<()> {
             let sql = format!("SELECT COUNT(*) AS n FROM {table}");
             store.query(&sql, vec![]).await.ok()?.first()?.get("n").ok()
         };
-        let done = wait_until("an empty queue", LIMIT, || async {
-            (count("queue_messages").await? == 0).then_some(())
+        let bad = ODD.len() as i64 - stored;
+        let done = wait_until("an empty queue and what became of each row", LIMIT, || async {
+            let done = count("queue_messages").await? == 0
+                && count("processed_events").await? >= stored
+                && count("inbox_messages WHERE status = 'dead'").await? >= bad;
+            done.then_some(())
         });
         done.await?;
         assert_eq!(count("processed_events").await, Some(stored));

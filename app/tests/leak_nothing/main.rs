@@ -8,7 +8,6 @@ mod program;
 mod keep_output;
 
 use std::io::Write;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use keep_output::{Written, collector};
@@ -19,7 +18,6 @@ use program::{LIMIT, Program};
 use reqwest::Client;
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(30);
 const ANN: &str = "ann@example.com";
 const PASSWORD: &str = "canarypass otter vivid plumber";
 const NEW_PASSWORD: &str = "canarynew brass lanterns otter";
@@ -69,7 +67,7 @@ impl Attacked {
 
     /// The token of the newest mail whose link leads to `page`.
     async fn mailed(&self, page: &str) -> Result<String> {
-        wait_until(page, SOON, || async {
+        wait_until(page, LIMIT, || async {
             let entries = std::fs::read_dir(self.program.folder().join("data/mail")).ok()?;
             let mut found: Vec<String> = entries
                 .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
@@ -242,7 +240,7 @@ async fn nothing_leaks(database: TestDatabase, around: &[(&str, &str)], redactio
     refuse(&store, true).await?;
     let signup = json!({"email": "dead@example.com", "first_name": "D", "last_name": "L", "password": PASSWORD});
     ensure!(attacked.json("POST", "/signup", &signup).await?.0 == 201);
-    wait_until("the dead letter", SOON, || async {
+    wait_until("the dead letter", LIMIT, || async {
         let rows = store
             .query("SELECT error FROM inbox_messages WHERE status = 'dead'", vec![])
             .await

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use posthaste_testkit::servers::{PostgresUrl, PrivateRabbitmq};
 use posthaste_testkit::{Cut, Direction, Fault, FaultProxy, TestDatabase, wait_until};
 
@@ -13,7 +13,7 @@ use crate::process::Posthaste;
 
 const LIMIT: Duration = Duration::from_secs(600);
 /// No fault lasts longer, and no healing.
-const STEP: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_secs(120);
 const SILENCES: [Fault; 3] = [
     Fault::HalfOpen,
     Fault::Drop(Direction::ToServer),
@@ -49,12 +49,12 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// Nothing arrives, both ways and one way, until `/health` says so.
-    async fn silence(&self, proxy: &FaultProxy, shows: &str) -> Result<()> {
-        for fault in SILENCES {
+    /// Nothing arrives, in each of the ways of `silences`, until `/health` says so.
+    async fn silence(&self, proxy: &FaultProxy, silences: &[Fault], shows: &str) -> Result<()> {
+        for fault in silences {
             proxy.inject(fault.clone());
-            let health = self.running.answers("/health", 503).await?;
-            ensure!(health.contains(shows), "{fault:?}: {health}");
+            let health = self.running.answers_with("/health", 503, shows).await;
+            health.with_context(|| format!("{fault:?}"))?;
             proxy.heal();
             self.heals(&format!("{fault:?}")).await?;
         }
@@ -112,11 +112,16 @@ async fn broken_links_lose_and_double_nothing() -> Result<()> {
         scene.cut(&to_broker, 4).await.context("to the broker")?;
         scene.cut(&to_database, 20).await.context("to the database")?;
         scene
-            .silence(&to_broker, r#""mq":"disconnected""#)
+            .silence(&to_broker, &SILENCES, r#""mq":"disconnected""#)
             .await
             .context("to the broker")?;
+        // The other two are in `lose_network`.
         scene
-            .silence(&to_database, r#""db":"disconnected""#)
+            .silence(
+                &to_database,
+                &[Fault::Drop(Direction::ToServer)],
+                r#""db":"disconnected""#,
+            )
             .await
             .context("to the database")?;
 

@@ -12,7 +12,7 @@ use crate::load::{Kind, Load};
 use crate::process::Posthaste;
 
 /// How many events, unless `POSTHASTE_TORTURE_EVENTS` says.
-const EVENTS: usize = 10_000;
+const EVENTS: usize = 5_000;
 const CLIENTS: usize = 64;
 
 enum Victim {

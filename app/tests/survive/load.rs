@@ -30,6 +30,8 @@ pub struct Seen {
     pub sent: BTreeSet<Uuid>,
     pub acknowledged: BTreeSet<Uuid>,
     pub refused: u64,
+    /// What the last refusal said.
+    pub last_refusal: String,
     pub unanswered: u64,
 }
 
@@ -92,6 +94,11 @@ impl Load {
 
     pub fn refused(&self) -> u64 {
         self.seen.lock().unwrap().refused
+    }
+
+    /// What the last refusal said.
+    pub fn last_refusal(&self) -> String {
+        self.seen.lock().unwrap().last_refusal.clone()
     }
 
     /// Waits until `more` further ones are acknowledged.
@@ -163,22 +170,24 @@ impl Client {
         if self.kind == Kind::Message {
             request = request.header("Idempotency-Key", id.to_string());
         }
-        let answer = request.send().await;
-        let mut seen = self.seen.lock().unwrap();
-        match answer {
-            Ok(answer) if answer.status().is_success() => {
-                seen.acknowledged.insert(id);
-                return true;
-            }
-            // The request before, whose answer did not come, is still at work under the same key.
-            Ok(answer) if answer.status() == 409 && self.kind != Kind::Event => seen.refused += 1,
-            Ok(answer) => {
-                assert_eq!(answer.status(), 503, "only 'not now' may be refused with");
-                assert!(answer.headers().contains_key("retry-after"));
-                seen.refused += 1;
-            }
-            Err(_no_answer) => seen.unanswered += 1,
+        let Ok(answer) = request.send().await else {
+            self.seen.lock().unwrap().unanswered += 1;
+            return false;
+        };
+        let status = answer.status();
+        if status.is_success() {
+            self.seen.lock().unwrap().acknowledged.insert(id);
+            return true;
         }
+        // 409: the request before, whose answer did not come, is still at work under the same key.
+        if status != 409 || self.kind == Kind::Event {
+            assert_eq!(status, 503, "only 'not now' may be refused with");
+            assert!(answer.headers().contains_key("retry-after"));
+        }
+        let said = answer.text().await.unwrap_or_default();
+        let mut seen = self.seen.lock().unwrap();
+        seen.refused += 1;
+        seen.last_refusal = format!("{status} {said}");
         false
     }
 }

@@ -12,10 +12,12 @@ use crate::load::Load;
 use crate::process::Posthaste;
 
 /// How long the database stays away: longer than leases and connection time-outs last.
-const AWAY: Duration = Duration::from_secs(30);
+const AWAY: Duration = Duration::from_secs(16);
+/// Until it shows that something is away; generous, because the machine may be busy.
+const LIMIT: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_stopped_for_thirty_seconds_under_load() -> Result<()> {
+async fn postgres_stopped_for_longer_than_a_lease_under_load() -> Result<()> {
     let server = PrivatePostgres::launch(27_432).await?;
     let folder = tempfile::tempdir()?;
     let running = Posthaste::start(folder.path(), server.url()).await?;
@@ -24,17 +26,17 @@ async fn postgres_stopped_for_thirty_seconds_under_load() -> Result<()> {
 
     server.stop_immediate().await?;
     let stopped = std::time::Instant::now();
-    wait_until("503 while the database is away", Duration::from_secs(30), || async {
+    wait_until("503 while the database is away", LIMIT, || async {
         (load.refused() > 0).then_some(())
     })
     .await?;
     // What it shows is at most 2 s old.
     let health = format!("{}/health", running.base);
-    wait_until("/health to say 503", Duration::from_secs(10), || async {
+    wait_until("/health to say 503", LIMIT, || async {
         (reqwest::get(&health).await.ok()?.status() == 503).then_some(())
     })
     .await?;
-    wait_until("the outage to have lasted", 2 * AWAY, || async {
+    wait_until("the outage to have lasted", LIMIT, || async {
         (stopped.elapsed() >= AWAY).then_some(())
     })
     .await?;
@@ -65,7 +67,7 @@ async fn mariadb_killed_and_stopped_under_load() -> Result<()> {
             server.stop().await?;
         }
         let refused = load.refused();
-        wait_until("503 while the database is away", Duration::from_secs(30), || async {
+        wait_until("503 while the database is away", LIMIT, || async {
             (load.refused() > refused).then_some(())
         })
         .await?;
@@ -106,7 +108,7 @@ async fn fill(folder: &std::path::Path, disk: &std::path::Path) -> Result<()> {
     // Everything that is left, again and again: SQLite finds room once more when its log starts over.
     let ballast = disk.join("ballast");
     let fill = format!("cat /dev/zero >> {} 2>/dev/null; true", ballast.display());
-    wait_until("503 on a full disk", Duration::from_secs(60), || async {
+    wait_until("503 on a full disk", LIMIT, || async {
         let filled = tokio::process::Command::new("sh")
             .arg("-c")
             .arg(&fill)

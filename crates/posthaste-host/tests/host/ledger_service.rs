@@ -1,5 +1,6 @@
 //! A service with one route, one handler and one table.
 
+use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -8,6 +9,7 @@ use posthaste::store::{Migration, Sql};
 use posthaste::{Cx, Event, Handle, Handled, Message, Subscription, outbox};
 use posthaste_host::http::ApiError;
 use posthaste_host::{Config, ConfigError, Host, RunningHost, Service, ServiceContext, ServiceParts, Sources};
+use posthaste_testkit::wait_until;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use utoipa_axum::router::OpenApiRouter;
@@ -76,6 +78,22 @@ pub async fn start(config: &Config) -> Result<RunningHost> {
 /// Status, content type and body of `GET path`.
 pub async fn get(host: &RunningHost, path: &str) -> Result<(u16, String, String)> {
     send(host, reqwest::Method::GET, path).await
+}
+
+/// The body of the first answer to `ask` with status 200. The probes behind `/health` and `/readyz` have a second each,
+/// which a busy machine may not keep.
+pub async fn once_ok<F>(path: &str, mut ask: impl FnMut() -> F) -> Result<String>
+where
+    F: Future<Output = Result<(u16, String, String)>>,
+{
+    wait_until(&format!("200 of {path}"), LIMIT, || {
+        let asked = ask();
+        async {
+            let (status, _, body) = asked.await.ok()?;
+            (status == 200).then_some(body)
+        }
+    })
+    .await
 }
 
 /// Status, content type and body of a request without a body.

@@ -1,6 +1,6 @@
 //! What connections may take, and what they must not be told.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use posthaste_host::http::Limits;
 use tokio::io::AsyncWriteExt;
@@ -305,7 +305,7 @@ async fn a_stop_lets_work_finish_and_closes_idle_connections() {
     server.stop.cancel();
     assert_eq!(busy.answer().await.status, 503, "answered, not cut off");
     assert!(idle.closed().await.is_empty());
-    tokio::time::timeout(Duration::from_secs(5), server.ended)
+    tokio::time::timeout(DEADLINE, server.ended)
         .await
         .expect("stops")
         .unwrap();

@@ -68,11 +68,7 @@ pub async fn poison_costs_only_itself(at: &At) -> Result<()> {
         (Act::AlwaysFail, 0, Some((3, "told to fail"))),
         (Act::Reject, 0, Some((1, "not wanted"))),
         (Act::Panic, 0, Some((3, "the handler panicked: told to panic"))),
-        (
-            Act::NeverReturn,
-            0,
-            Some((3, "the handler did not finish within 300ms")),
-        ),
+        (Act::NeverReturn, 0, Some((3, "the handler did not finish within 2s"))),
         (
             Act::PanicInRule,
             0,
@@ -327,7 +323,7 @@ pub async fn scheduled_messages_wait(at: &At) -> Result<()> {
     .await?;
     let late = posthaste::message::now() - due;
     ensure!(late >= chrono::Duration::zero(), "{late} early");
-    ensure!(late < chrono::Duration::seconds(5), "{late} late");
+    ensure!(late < chrono::Duration::seconds(60), "{late} late");
     engine.stop(LIMIT).await;
     Ok(())
 }

@@ -27,12 +27,7 @@ async fn bodies_of_dead(suite: &Suite) -> Result<Vec<Vec<u8>>> {
 
 /// Publishes `message` and then one that is only there to be waited for.
 async fn publish_and_wait(suite: &Suite, messages: Vec<Message>, n: i64) -> Result<()> {
-    suite
-        .broker
-        .publish(messages)
-        .await
-        .into_iter()
-        .collect::<Result<Vec<()>, _>>()?;
+    suite.publish_until_confirmed(messages).await?;
     // On a transport with several queues it may be faster: each key has been used up to here.
     for key in ["corrected", "refused"] {
         let last = work(&format!("after {key}"), n, Act::Succeed);
@@ -104,15 +99,7 @@ pub async fn a_retried_message_keeps_its_identity(at: &At) -> Result<()> {
     let engine = suite.start_with(subscription);
     let failing = suite.message(&work("a", 0, Act::AlwaysFail))?;
     let other = under(&suite, &failing, &work("a", 1, Act::Succeed))?;
-    let publish = async |messages: Vec<Message>| -> Result<()> {
-        suite
-            .broker
-            .publish(messages)
-            .await
-            .into_iter()
-            .collect::<Result<Vec<()>, _>>()?;
-        Ok(())
-    };
+    let publish = async |messages: Vec<Message>| suite.publish_until_confirmed(messages).await;
     publish(vec![failing.clone()]).await?;
     let sql = "SELECT COUNT(*) AS n FROM inbox_messages WHERE first_failed_at IS NOT NULL AND status <> 'dead'";
     wait_until("a failed attempt", LIMIT, || async {

@@ -8,6 +8,7 @@ use posthaste::store::{Column, Insert, Migration, OnConflict, Sql, StoreError};
 use posthaste::{CORE_MIGRATIONS, Store, StoreOptions};
 use uuid::Uuid;
 
+use super::suite::LIMIT;
 use crate::wait_until;
 
 const TABLE: Migration = Migration {
@@ -143,10 +144,7 @@ pub async fn hung_up_callers_leave_nothing_open(url: &str) -> Result<()> {
         drop(tokio::time::timeout(Duration::from_micros(n * 7), work).await);
     }
     let other = Store::open(url, StoreOptions::default())?;
-    let before = wait_until("a count", Duration::from_secs(10), || async {
-        count(&other).await.ok()
-    })
-    .await?;
+    let before = wait_until("a count", LIMIT, || async { count(&other).await.ok() }).await?;
     for _ in 0..20 {
         store
             .execute(
@@ -155,7 +153,7 @@ pub async fn hung_up_callers_leave_nothing_open(url: &str) -> Result<()> {
             )
             .await?;
     }
-    wait_until("the later rows", Duration::from_secs(10), || async {
+    wait_until("the later rows", LIMIT, || async {
         count(&other).await.ok().filter(|now| *now >= before + 20)
     })
     .await

@@ -17,7 +17,9 @@ use super::{Bench, Client, Finished, Plan, Run, Scenario, Setup, Transport, on_r
 /// Short, so that the poll that finds what no signal announced comes soon.
 const LEASE: Duration = Duration::from_secs(1);
 /// How long closing a file may take.
-const CLOSE: Duration = Duration::from_secs(10);
+const CLOSE: Duration = Duration::from_secs(30);
+/// How long a broker is away when nothing waits in the outbox that could be refused.
+const IDLE_OUTAGE: Duration = Duration::from_secs(2);
 
 /// Makes the undisturbed run and counts its failpoints.
 pub(crate) fn count(bench: &Bench<impl Scenario>) -> Result<(Finished, BTreeMap<&'static str, u32>)> {
@@ -97,6 +99,8 @@ async fn disturb(
     violations: &mut Vec<String>,
 ) -> Result<bool> {
     let mut happened = true;
+    let oldest = oldest(file).await?;
+    let try_limit = if oldest.is_some() { setup.limit } else { IDLE_OUTAGE };
     match (plan, broker) {
         (Plan::Swap, _) => {
             let relay = Running::start(setup, file, broker, Role::RelayOnly).await?;
@@ -108,12 +112,12 @@ async fn disturb(
             relay.stop().await?;
         }
         (Plan::Outage, Some(broker)) => broker.set_down(true),
-        (Plan::Refuse, Some(broker)) => broker.refuse(oldest(file).await?),
+        (Plan::Refuse, Some(broker)) => broker.refuse(oldest),
         _ => {}
     }
     let running = Running::start(setup, file, broker, Role::Full).await?;
     if let (Plan::Outage | Plan::Refuse, Some(broker)) = (plan, broker) {
-        let tried = tokio::time::timeout(Duration::from_secs(2), probe.passed("relay.published")).await;
+        let tried = tokio::time::timeout(try_limit, probe.passed("relay.published")).await;
         happened = tried.is_ok();
         broker.set_down(false);
         broker.refuse(None);
@@ -145,12 +149,12 @@ async fn finish(
     Ok((running.judge_and_stop(setup, violations).await?, ordered))
 }
 
-/// The id of the oldest message that waits in the outbox, one with a key if there is one: what comes
+/// The id of the oldest message that waits in the outbox to be sent now, one with a key if there is one: what comes
 /// after it in its key must wait for it.
 async fn oldest(file: &Path) -> Result<Option<String>> {
     let store = open(file)?;
     let sql = "SELECT event_id FROM outbox_messages WHERE status = 'pending' \
-        ORDER BY message_key IS NULL, seq LIMIT 1";
+        AND (due_at IS NULL OR due_at <= {now}) ORDER BY message_key IS NULL, seq LIMIT 1";
     let rows = store.query(sql, vec![]).await?;
     let id = rows.first().map(|row| row.uuid("event_id")).transpose()?;
     close(&store).await?;

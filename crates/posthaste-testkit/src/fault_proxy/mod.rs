@@ -20,6 +20,8 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use connection::Connection;
 
+use crate::servers::{ReservedPort, reserve};
+
 /// Between two attempts to listen again on a port that was given up.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -107,6 +109,8 @@ pub struct FaultProxy {
     weather: watch::Sender<Weather>,
     counters: Arc<Counters>,
     listening: JoinHandle<()>,
+    /// Also while it refuses connections.
+    _port: ReservedPort,
 }
 
 #[derive(Default)]
@@ -122,7 +126,7 @@ impl FaultProxy {
     /// # Errors
     /// When no port is free.
     pub async fn start(upstream: SocketAddr, seed: u64) -> Result<Self> {
-        let listener = listen().await?;
+        let (listener, port) = listen().await?;
         let address = listener.local_addr()?;
         let weather = watch::Sender::new(Weather::default());
         let counters = Arc::<Counters>::default();
@@ -139,6 +143,7 @@ impl FaultProxy {
             weather,
             counters,
             listening,
+            _port: port,
         })
     }
 
@@ -200,12 +205,13 @@ impl Drop for FaultProxy {
 /// The next port to try; never given out twice by one process.
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-async fn listen() -> Result<TcpListener> {
+async fn listen() -> Result<(TcpListener, ReservedPort)> {
     let start = 12_000 + (std::process::id() % 4_000) as u16;
     for _ in 0..2_000 {
         let port = start + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
+        let Some(reserved) = reserve(port) else { continue };
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
-            return Ok(listener);
+            return Ok((listener, reserved));
         }
     }
     anyhow::bail!("no free port for a proxy from {start} on")

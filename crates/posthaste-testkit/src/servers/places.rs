@@ -142,9 +142,11 @@ pub(super) fn ports_from(before: Option<u16>, first: u16) -> impl Iterator<Item 
     before.into_iter().chain(first..first.saturating_add(PORTS))
 }
 
-/// A port that no other test of this machine takes, also while nothing listens on it.
-pub(super) struct ReservedPort {
-    pub(super) number: u16,
+/// A port that no other test of this machine takes, also while nothing listens on it; free again when dropped.
+#[derive(Debug)]
+pub struct ReservedPort {
+    /// Its number.
+    pub number: u16,
     _lock: File,
 }
 
@@ -161,8 +163,11 @@ pub(super) fn noted_port(home: &Path) -> Result<Option<u16>> {
     }
 }
 
-/// The first free port from `first` up that no one has reserved.
-pub(super) fn reserve_port(first: u16) -> Result<ReservedPort> {
+/// The first free port from `first` up that no one has reserved. Below 32768 the kernel gives it to no outgoing connection.
+///
+/// # Errors
+/// When none of a hundred ports is free.
+pub fn reserve_port(first: u16) -> Result<ReservedPort> {
     for number in ports_from(None, first) {
         if let Some(port) = reserve(number) {
             return Ok(port);
@@ -172,7 +177,7 @@ pub(super) fn reserve_port(first: u16) -> Result<ReservedPort> {
 }
 
 /// The port `number`, unless it is taken or reserved.
-pub(super) fn reserve(number: u16) -> Option<ReservedPort> {
+pub(crate) fn reserve(number: u16) -> Option<ReservedPort> {
     let path = std::env::temp_dir().join(format!("posthaste-port-{number}.lock"));
     // A lock file of another user counts as taken.
     let file = open_lock(&path).ok()?;

@@ -12,7 +12,7 @@ use super::{find_kafka, remove_orphans as orphans};
 /// No step of starting or stopping takes longer, except the first with an installation before it.
 const STEP_LIMIT: Duration = Duration::from_secs(1200);
 /// How long one of Kafka's tools may take.
-const TOOL_LIMIT: &str = "60";
+const TOOL_LIMIT: &str = "180";
 const DIRECTORY: &str = "private-kafka";
 
 /// A broker that no other test uses: its own data, its own port, the same address after every start.

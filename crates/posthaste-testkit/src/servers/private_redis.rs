@@ -1,5 +1,7 @@
 //! A Redis server of one test, which may stop, kill and start it.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Context, Result};
 use uuid::Uuid;
 
@@ -12,6 +14,7 @@ const DIRECTORY: &str = "private-redis";
 pub struct PrivateRedis {
     server: RedisServer,
     port: places::ReservedPort,
+    tls_port: Mutex<Option<places::ReservedPort>>,
     url: String,
 }
 
@@ -26,7 +29,12 @@ impl PrivateRedis {
             let server = RedisServer::at(places::servers_directory()?.join(DIRECTORY).join(name))?;
             let port = places::reserve_port(first_port)?;
             let (url, _) = server.start(port.number)?;
-            Ok(Self { server, port, url })
+            Ok(Self {
+                server,
+                port,
+                tls_port: Mutex::default(),
+                url,
+            })
         })
         .await
     }
@@ -41,7 +49,9 @@ impl PrivateRedis {
     /// # Errors
     /// When it does not end or start.
     pub async fn encrypt(&self, certificate: &TestCertificate) -> Result<String> {
-        let port = places::reserve_port(self.port.number + 1)?.number;
+        let reserved = places::reserve_port(self.port.number + 1)?;
+        let port = reserved.number;
+        *self.tls_port.lock().unwrap_or_else(PoisonError::into_inner) = Some(reserved);
         let (server, chain, key) = (self.server.clone(), certificate.certificate(), certificate.key());
         blocking(move || {
             server.stop("TERM")?;

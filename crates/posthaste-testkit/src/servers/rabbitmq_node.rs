@@ -50,7 +50,7 @@ impl Node {
             return Ok((port, true));
         }
         let _lock = self.lock()?;
-        if let Some(port) = self.running()? {
+        if let Some(port) = self.await_answer()? {
             return Ok((port, true));
         }
         // A name server that a killed process left behind holds a port.
@@ -76,6 +76,25 @@ impl Node {
     pub(super) fn running(&self) -> Result<Option<u16>> {
         let port = self.port()?;
         Ok(port.filter(|port| self.process().is_some() && answers(*port)))
+    }
+
+    /// Its port once it takes connections; `None` when it does not live. One that lives may be slow to answer, and must
+    /// not lose its name server to a second node on its data.
+    fn await_answer(&self) -> Result<Option<u16>> {
+        let end = Instant::now() + START_LIMIT;
+        while let Some(id) = self.process() {
+            if let Some(port) = self.running()? {
+                return Ok(Some(port));
+            }
+            if Instant::now() > end {
+                bail!(
+                    "RabbitMQ (process {id}) did not answer within {START_LIMIT:?}:\n{}",
+                    self.last_words()
+                );
+            }
+            std::thread::sleep(places::PAUSE);
+        }
+        Ok(None)
     }
 
     /// Ends it in good order, if it runs.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use posthaste::{Cx, Engine, Handle, Handled, Subscription};
-use posthaste_testkit::TestDatabase;
+use posthaste_testkit::{TestDatabase, wait_until};
 use tokio::sync::watch;
 
 use crate::shop::{LIMIT, Sale, Shop, sale, topic};
@@ -58,8 +58,12 @@ async fn it_is_fetched_again() -> Result<()> {
             anyhow::Ok(message)
         });
         let messages = messages.collect::<Result<Vec<_>>>()?;
-        let confirmed = one.broker.publish(messages).await;
-        ensure!(confirmed.iter().all(Result::is_ok), "{confirmed:?}");
+        // The first confirmations may be late: the topic has to be made.
+        wait_until("confirmations", LIMIT, || async {
+            let confirmed = one.broker.publish(messages.clone()).await;
+            confirmed.iter().all(Result::is_ok).then_some(())
+        })
+        .await?;
     }
     let gate = watch::Sender::new(false);
     let (staying, mut called) = join(&one, &gate);

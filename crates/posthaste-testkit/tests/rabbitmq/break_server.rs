@@ -11,6 +11,8 @@ use posthaste_testkit::{TestDatabase, wait_until};
 use crate::shop::{LIMIT, Shop, Step, sale, topic};
 
 const PING: Duration = Duration::from_secs(2);
+/// Less than the 5 s that a publish may wait for a connection.
+const AT_ONCE: Duration = Duration::from_millis(4500);
 
 async fn healthy(shop: &Shop) -> Result<()> {
     wait_until("a healthy broker", LIMIT, || async {
@@ -65,7 +67,7 @@ async fn failures_of_a_server_under_load() -> Result<()> {
     let started = Instant::now();
     let message = shop.message(&sale(6000))?;
     ensure!(shop.publisher().publish(message).await? == Via::Outbox);
-    ensure!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    ensure!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
     server.start().await?;
     shop.sold_once(0..6001).await?;
     healthy(&shop).await?;
@@ -86,7 +88,7 @@ async fn failures_of_a_server_under_load() -> Result<()> {
     let started = Instant::now();
     let message = shop.message(&sale(6002))?;
     ensure!(shop.publisher().publish(message).await? == Via::Outbox);
-    ensure!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    ensure!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
     shop.append_sales(6003..6100).await?;
     server.block(false).await?;
     shop.sold_once(0..6100).await?;
@@ -152,7 +154,7 @@ async fn a_network_that_hangs_and_cuts() -> Result<()> {
     let started = Instant::now();
     let message = shop.message(&sale(500))?;
     ensure!(shop.publisher().publish(message).await? == Via::Outbox);
-    ensure!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    ensure!(started.elapsed() < Duration::from_secs(25), "{:?}", started.elapsed());
     shop.append_sales(501..1000).await?;
     wait_until("an attempt that waits for an answer", LIMIT, || async {
         (proxy.accepted() >= 6).then_some(())
@@ -194,6 +196,6 @@ async fn nobody_there_at_the_start() -> Result<()> {
     ensure!(shop.broker.ping(PING).await.is_err());
     let stopping = Instant::now();
     engine.stop(LIMIT).await;
-    ensure!(stopping.elapsed() < Duration::from_secs(5));
+    ensure!(stopping.elapsed() < LIMIT / 2);
     Ok(())
 }

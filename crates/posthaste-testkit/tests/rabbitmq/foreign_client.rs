@@ -1,7 +1,5 @@
 //! Any AMQP client publishes to our queues and reads them.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt;
 use lapin::options::{
@@ -148,7 +146,7 @@ async fn others_read_what_is_published() -> Result<()> {
         .channel
         .basic_consume(topic.as_str().into(), "".into(), options, FieldTable::default());
     let mut consumer = consume.await?;
-    let arrived = tokio::time::timeout(Duration::from_secs(10), consumer.next()).await?;
+    let arrived = tokio::time::timeout(LIMIT, consumer.next()).await?;
     let arrived = arrived.context("no message")??;
     let properties = &arrived.properties;
     ensure!(arrived.data == br#"{"n":1,"text":"a"}"#);

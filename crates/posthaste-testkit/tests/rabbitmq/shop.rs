@@ -11,7 +11,7 @@ use posthaste::{
 use posthaste_testkit::{TestDatabase, wait_until};
 use serde::{Deserialize, Serialize};
 
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(240);
 const SERVICE: &str = "shop";
 
 /// No order asked for.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::mailbox::Accounts;
 use crate::stage::Stage;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 const QUEUE: &str = "user_onboarding_queue";
 
 async fn channel(url: &str) -> Result<(Connection, Channel)> {

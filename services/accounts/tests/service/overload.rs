@@ -45,7 +45,7 @@ async fn who_waits_too_long_for_a_hash_is_asked_to_come_again() -> Result<()> {
     }
     assert!(made > 0 && refused > 0, "{made} made, {refused} refused");
     assert_eq!(accounts.service.count("users").await?, made);
-    assert!(slowest? < Duration::from_secs(5), "others are answered meanwhile");
+    assert!(slowest? < Duration::from_secs(10), "others are answered meanwhile");
     assert_eq!(accounts.sign_up("later@example.com").await?.status, 201);
     accounts.stop().await
 }

@@ -165,8 +165,8 @@ async fn bodies_that_cost_much_are_refused_at_once() -> Result<()> {
                 }
                 Err(error) => ensure!(body.len() > 1_000_000, "{path} {what}: {error:#}"),
             }
-            // A tenth of that where nothing else runs; other tests are on the same cores.
-            ensure!(took < Duration::from_secs(10), "{path} {what}: {took:?}");
+            // A fraction of that where nothing else runs; other tests are on the same cores.
+            ensure!(took < Duration::from_secs(30), "{path} {what}: {took:?}");
         }
     }
     ensure!(accounts.service.count("users").await? == 0);

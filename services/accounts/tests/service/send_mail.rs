@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use posthaste_testkit::servers::{ReservedPort, reserve_port};
 use posthaste_testkit::wait_until;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -11,9 +12,13 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::mailbox::{Accounts, LIMIT};
 use crate::stage::Stage;
 
+/// Where mail servers listen that go away and come back: nobody else gets the port meanwhile.
+fn port() -> Result<ReservedPort> {
+    reserve_port(24_500)
+}
+
 /// A mail server that keeps what it takes.
 struct Server {
-    port: u16,
     mails: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -41,7 +46,6 @@ impl Server {
 
     async fn listen_as(port: u16, manner: Manner) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-        let port = listener.local_addr()?.port();
         let mails = Arc::new(Mutex::new(Vec::new()));
         let kept = mails.clone();
         let task = tokio::spawn(async move {
@@ -53,7 +57,7 @@ impl Server {
                 clients.spawn(async move { drop(talk(socket, kept, manner).await) });
             }
         });
-        Ok(Self { port, mails, task })
+        Ok(Self { mails, task })
     }
 
     fn mails(&self) -> Vec<String> {
@@ -90,8 +94,9 @@ async fn talk(socket: TcpStream, kept: Arc<Mutex<Vec<String>>>, manner: Manner) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mail_goes_through_the_server_also_one_that_comes_later() -> Result<()> {
-    let server = Server::listen(0, "nobody").await?;
-    let port = server.port;
+    let reserved = port()?;
+    let port = reserved.number;
+    let server = Server::listen(port, "nobody").await?;
     let url = format!("smtp://127.0.0.1:{port}");
     let settings = [
         ("SMTP_URL", url.as_str()),
@@ -170,7 +175,7 @@ async fn a_mail_server_that_hangs_holds_nobody_up() -> Result<()> {
     // Worked off, on a database that has one writer.
     let done = "inbox_messages WHERE subscription = 'accounts.onboard_user' AND status = 'processed'";
     accounts.count_is(done, 6).await?;
-    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(19), "{:?}", started.elapsed());
     drop(connection);
     accounts.stop().await
 }
@@ -193,8 +198,9 @@ async fn a_request_for_mail_that_cannot_be_kept_is_given_up() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notice_that_was_not_taken_is_tried_again() -> Result<()> {
-    let server = Server::listen(0, "nobody").await?;
-    let port = server.port;
+    let reserved = port()?;
+    let port = reserved.number;
+    let server = Server::listen(port, "nobody").await?;
     let url = format!("smtp://127.0.0.1:{port}");
     let stage = Stage::open().await?;
     let accounts = Accounts::start_with(&stage, &[("SMTP_URL", &url)]).await?;
@@ -228,8 +234,9 @@ async fn a_server_that_does_not_let_us_in_costs_no_mail() -> Result<()> {
         ..TAKES_ALL
     };
     for manner in [password, blocked, unknown] {
-        let server = Server::listen_as(0, manner).await?;
-        let port = server.port;
+        let reserved = port()?;
+        let port = reserved.number;
+        let server = Server::listen_as(port, manner).await?;
         let url = format!("smtp://hello:old-password@127.0.0.1:{port}");
         let stage = Stage::open().await?;
         let accounts = Accounts::start_with(&stage, &[("SMTP_URL", &url)]).await?;

@@ -4,14 +4,14 @@ use std::num::NonZero;
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
-use posthaste_testkit::wait_until;
+use posthaste_testkit::{Reply, wait_until};
 use serde_json::json;
 
 use crate::house::{House, LIMIT, OTHER_PASSWORD, PASSWORD};
 use crate::stage::Stage;
 
 /// Passes of the users' hashes: time enough for others to queue while one is checked.
-const OLD: &str = "20";
+const OLD: &str = "50";
 /// Passes of new ones: whoever queues behind such a hash gets no turn in time.
 const NEW: &str = "500";
 
@@ -45,8 +45,17 @@ async fn a_right_password_is_no_failure_when_its_new_hash_gets_no_turn() -> Resu
                 json!({"email": email, "first_name": "U", "last_name": "N", "password": PASSWORD})
             })
             .collect();
-        let replies = join_all(bodies.iter().map(|body| service.post("/signup", body))).await;
-        replies.into_iter().collect::<Result<Vec<_>>>()
+        // On a busy machine a check may outlast a wait in the queue: whoever is sent away queues again.
+        let replies = join_all(bodies.iter().map(|body| async move {
+            let mut replies = Vec::new();
+            while replies.len() < 4 && replies.last().is_none_or(|reply: &Reply| reply.status == 503) {
+                replies.push(service.post("/signup", body).await?);
+            }
+            anyhow::Ok(replies)
+        }))
+        .await;
+        let replies = replies.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(replies.into_iter().flatten().collect::<Vec<_>>())
     };
     let change = json!({"current_password": PASSWORD, "new_password": OTHER_PASSWORD});
     let (ann, changed, flood) = tokio::try_join!(

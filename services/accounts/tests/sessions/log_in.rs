@@ -403,7 +403,7 @@ async fn a_flood_of_logins_leaves_room_for_others() -> Result<()> {
     );
     // Generous: other tests are on the same cores.
     ensure!(
-        slowest? < std::time::Duration::from_secs(3),
+        slowest? < std::time::Duration::from_secs(10),
         "others are answered meanwhile"
     );
     house.close().await

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::house::{House, NO_BROWSER, PASSWORD, Pass};
-use crate::stage::Stage;
+use crate::stage::{Stack, Stage};
 
 const ANN: &str = "ann@example.com";
 
@@ -102,13 +102,19 @@ async fn end(house: &House, end: End, user: &str, refresh: &str, pass: Option<&P
     Ok(reply.status != 503)
 }
 
+/// Each way to end a session is tried often enough to come first and to come last.
+const ROUNDS: u32 = match crate::STACK {
+    Stack::Embedded => 300,
+    Stack::Servers => 200,
+};
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_thousand_refreshes_in_a_race_none_outlives_its_session() -> Result<()> {
+async fn of_many_refreshes_in_a_race_none_outlives_its_session() -> Result<()> {
     let stage = Stage::open().await?;
     let (one, two) = (House::open(&stage).await?, House::open(&stage).await?);
     let user = one.user(ANN).await?;
     let mut won = 0;
-    for round in 0..1_000 {
+    for round in 0..ROUNDS {
         let how = match round % 100 {
             0 | 50 => End::Reset,
             1 | 51 => End::Disabled,
@@ -138,7 +144,11 @@ async fn of_a_thousand_refreshes_in_a_race_none_outlives_its_session() -> Result
                 "{round}: {how:?} left a cookie"
             );
         } else {
-            ensure!(!ended || refreshed.status == 401, "{round}: {how:?}: {refreshed:?}");
+            // 503: one that waited too long for the database has refreshed nothing.
+            ensure!(
+                !ended || [401, 503].contains(&refreshed.status),
+                "{round}: {how:?}: {refreshed:?}"
+            );
         }
         if matches!(how, End::Disabled) {
             let on = json!({"is_active": true}).to_string().into_bytes();
@@ -151,8 +161,8 @@ async fn of_a_thousand_refreshes_in_a_race_none_outlives_its_session() -> Result
         }
     }
     ensure!(
-        (1..1_000).contains(&won),
-        "{won} of a thousand refreshes came first: that was no race"
+        (1..ROUNDS).contains(&won),
+        "{won} of {ROUNDS} refreshes came first: that was no race"
     );
     one.close().await?;
     two.close().await?;

