@@ -1,5 +1,6 @@
 //! Clients that know nothing of posthaste.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -144,10 +145,13 @@ impl Door {
             }
             Self::Kafka { servers, .. } => bodies = read_topic(servers, queue).await?,
             Self::Sql { store, .. } => {
-                let sql = "SELECT body FROM queue_messages WHERE topic = $1";
+                // What a lease that lapsed has published twice is one message, by its id.
+                let sql = "SELECT event_id, body FROM queue_messages WHERE topic = $1";
+                let mut by_id = BTreeMap::new();
                 for row in store.query(sql, vec![queue.into()]).await? {
-                    bodies.push(row.get("body")?);
+                    by_id.insert(row.uuid("event_id")?, row.get("body")?);
                 }
+                bodies.extend(by_id.into_values());
             }
         }
         ensure!(bodies.len() == count, "{} on {queue}, and not {count}", bodies.len());
