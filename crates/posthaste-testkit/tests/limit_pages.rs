@@ -11,7 +11,7 @@ use posthaste::{
 use posthaste_testkit::{TestDatabase, wait_until};
 use serde::{Deserialize, Serialize};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(240);
 const PAGE: usize = 16 << 20;
 const LARGE: usize = 2 << 20;
 
