@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -38,24 +38,25 @@ fn relay(store: &Store, broker: &MemoryBroker) -> Engine {
     })
 }
 
-/// Makes a look at a second page take longer than the key has to wait; counts such looks.
-fn slow_second_pages() -> Arc<AtomicU32> {
-    let (looks, first) = (Arc::new(AtomicU32::new(0)), AtomicBool::new(true));
-    let counted = looks.clone();
+/// Makes each look at a page but the first take longer than the key has to wait; counts the pages and the batches.
+fn slow_pages() -> (Arc<AtomicU32>, Arc<AtomicU32>) {
+    let (pages, batches) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (read, sent) = (pages.clone(), batches.clone());
     failpoint::install(Some(Arc::new(move |point| {
-        let second = point == "relay.claimed" && !first.swap(false, SeqCst);
-        if point != "relay.claimed" {
-            first.store(true, SeqCst);
+        match point {
+            "relay.claimed" if read.fetch_add(1, SeqCst) > 0 => {
+                // That time passes is what it is about.
+                let slow = tokio::time::timeout(SLOW_LOOK, std::future::pending::<()>());
+                return Box::pin(async { drop(slow.await) });
+            }
+            "relay.publishing" => {
+                sent.fetch_add(1, SeqCst);
+            }
+            _ => {}
         }
-        if !second {
-            return Box::pin(std::future::ready(()));
-        }
-        counted.fetch_add(1, SeqCst);
-        // That time passes is what it is about.
-        let slow = tokio::time::timeout(SLOW_LOOK, std::future::pending::<()>());
-        Box::pin(async { drop(slow.await) })
+        Box::pin(std::future::ready(()))
     })));
-    looks
+    (pages, batches)
 }
 
 #[tokio::test]
@@ -74,13 +75,19 @@ async fn no_page_overtakes_the_one_before() -> Result<()> {
     tx.commit().await?;
     let broker = MemoryBroker::default();
     broker.refuse(Some(ids[0].to_string()));
-    let looks = slow_second_pages();
+    let (pages, batches) = slow_pages();
     let engine = relay(&store, &broker);
-    // The look after the second slow one begins when what the first one led to has been published.
-    wait_until("looks at second pages", LIMIT, || async {
-        (looks.load(SeqCst) > 2).then_some(())
+    // The first one has the other key's message; each further one is a retry.
+    let sent = wait_until("retries", LIMIT, || async {
+        let sent = batches.load(SeqCst);
+        (sent > 4).then_some(sent)
     })
     .await?;
+    let read = pages.load(SeqCst);
+    ensure!(
+        read <= sent + 1,
+        "{read} pages with bodies for {sent} batches: what waits is read"
+    );
     let early = broker.published().len();
     ensure!(early == 1, "{} overtook the message that was refused", early - 1);
     failpoint::install(None);

@@ -23,7 +23,7 @@ use crate::outbox;
 use crate::retry::{COLLISIONS, after_collision, back_off, jitter};
 use crate::status::ReadingStatus;
 use crate::store::identity_rows;
-use crate::store::inbox_rows::{self as inbox, Fate};
+use crate::store::inbox_rows::{self as inbox, Fate, Written};
 use crate::store::{Dialect, Store, StoreError, Tx, retry_rows};
 use crate::telemetry::metric;
 
@@ -451,7 +451,9 @@ impl Consumer {
                 .collect::<Vec<_>>()
         };
         for message in are(Verdict::Retried) {
-            inbox::keep_aside(tx, name, message).await?;
+            if let Some(aside) = inbox::keep_aside(tx, name, message).await? {
+                self.follow(tx, Written::Aside(Box::new(aside))).await?;
+            }
         }
         let corrections = are(Verdict::Dead).into_iter();
         fresh.extend(inbox::mark(tx, name, corrections).await?);
@@ -499,7 +501,9 @@ impl Consumer {
         }
         inbox::unmark(tx, name, behind.iter().map(|item| item.message.id)).await?;
         for item in behind {
-            inbox::settle_new(tx, name, &item.message, 0, Fate::Waiting { suspect: false }).await?;
+            let fate = Fate::Waiting { suspect: false };
+            let written = inbox::settle_new(tx, name, &item.message, 0, fate).await?;
+            self.follow(tx, written).await?;
         }
         failpoint::hit("consumer.queued_behind").await;
         Ok((ahead, blocked))

@@ -10,7 +10,7 @@ use crate::handle::Subscription;
 use crate::identity;
 use crate::message::{Message, MessageId};
 pub use crate::settle_letters::{Act, Operator, Progress, settle};
-use crate::store::inbox_rows::{self, Fate};
+use crate::store::inbox_rows::{self, Aside, Fate, Written};
 use crate::store::{Store, StoreError, Tx, dead_letter_rows, outbox_rows};
 
 /// A message that was given up.
@@ -220,7 +220,8 @@ pub async fn replay_edited(store: &Store, letter: &DeadLetter, body: Vec<u8>) ->
         after: Duration::ZERO,
         error: None,
     };
-    inbox_rows::settle_new(&mut tx, &letter.subscription, &message, 0, fate).await?;
+    let written = inbox_rows::settle_new(&mut tx, &letter.subscription, &message, 0, fate).await?;
+    debug_assert!(matches!(written, Written::AsAsked), "the id is new");
     tx.commit().await?;
     Ok(message.id)
 }
@@ -267,18 +268,43 @@ pub(crate) async fn bury(
 ) -> Result<(), StoreError> {
     let (Origin::Transport { attempts } | Origin::Taken { attempts, .. }) = from;
     let fate = Fate::Dead { error };
-    let buried = match from {
+    match from {
         Origin::Transport { attempts } => {
-            inbox_rows::settle_new(tx, &subscription.name, message, attempts, fate).await?
+            match inbox_rows::settle_new(tx, &subscription.name, message, attempts, fate).await? {
+                Written::AsAsked => {}
+                Written::Aside(aside) => return follow_aside(tx, service, subscription, &aside).await,
+                // A repeat of what was handled or dead before is no news.
+                Written::Not => return Ok(()),
+            }
         }
         Origin::Taken { claimed, attempts } => {
-            inbox_rows::settle_taken(tx, &subscription.name, message.id.0, claimed, attempts, fate).await?
+            if !inbox_rows::settle_taken(tx, &subscription.name, message.id.0, claimed, attempts, fate).await? {
+                return Ok(());
+            }
         }
-    };
-    // A repeat of what was handled or buried before is no news.
-    if !buried {
-        return Ok(());
     }
+    follow(tx, service, subscription, message, attempts, error).await
+}
+
+/// Writes what follows a message that was kept as a dead letter beside the one that has its identity.
+pub(crate) async fn follow_aside(
+    tx: &mut Tx,
+    service: &str,
+    subscription: &Subscription,
+    aside: &Aside,
+) -> Result<(), StoreError> {
+    follow(tx, service, subscription, &aside.message, 0, &aside.error).await
+}
+
+/// Logs the dead letter `message`, and writes its copy and what [`Subscription::on_dead`] makes of it.
+async fn follow(
+    tx: &mut Tx,
+    service: &str,
+    subscription: &Subscription,
+    message: &Message,
+    attempts: u32,
+    error: &str,
+) -> Result<(), StoreError> {
     tracing::error!(
         subscription = subscription.name,
         message_id = %message.id,

@@ -8,12 +8,14 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::retry::{back_off, jitter};
-use crate::store::outbox_rows::{Destination, Pending};
+use crate::store::outbox_rows::{Destination, Pending, Waiting};
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 pub(crate) const MAX_DELAY: Duration = Duration::from_secs(5);
 /// After so many refused lanes in a row the destination is held back.
 const STREAK: usize = 8;
+/// Most keys that a statement leaves out. Rows of further ones are read, and not sent.
+const LEFT_OUT: usize = 64;
 
 /// One key's way through the transport: later messages must not overtake a refused one. Those of a topic without a key
 /// ask for no order, and share one.
@@ -102,8 +104,21 @@ impl HeldBack {
         self.passed.clear();
     }
 
+    /// What is not to be read in the look that began at `now`: nothing of it is sent.
+    pub fn waiting(&self, now: Instant) -> Waiting {
+        let lanes = self.lanes.iter().filter(|(_, wait)| wait.at > now);
+        let lanes = lanes.map(|(lane, _)| lane).chain(&self.until_next_look);
+        // What has no key shares its lane with others of its partition only.
+        let lanes = lanes.filter(|lane| lane.key.is_some() || lane.destination.partition.is_none());
+        let keys = lanes.map(|lane| (lane.destination.topic.clone(), lane.key.clone()));
+        Waiting {
+            destinations: self.destinations(now),
+            keys: keys.take(LEFT_OUT).collect(),
+        }
+    }
+
     /// The destinations of which nothing is sent in the look that began at `now`.
-    pub fn destinations(&self, now: Instant) -> Vec<Destination> {
+    fn destinations(&self, now: Instant) -> Vec<Destination> {
         let waiting = self.destinations.iter().filter(|(_, held)| held.wait.at > now);
         let waiting = waiting.map(|(destination, _)| destination);
         let all: HashSet<&Destination> = waiting.chain(&self.passed).collect();

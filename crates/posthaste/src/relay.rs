@@ -242,8 +242,8 @@ impl Relay {
         let mut after = self.start();
         let mut highest = None;
         loop {
-            let held = self.held_back.destinations(now);
-            let mut page = outbox::pending(&self.store, &self.service, partitions, &held, after, BATCH).await?;
+            let waiting = self.held_back.waiting(now);
+            let mut page = outbox::pending(&self.store, &self.service, partitions, &waiting, after, BATCH).await?;
             // What has a greater number may follow a row that was committed since, behind this page.
             let highest = *highest.get_or_insert(page.highest);
             page.rows.retain(|row| row.seq <= highest);
@@ -257,7 +257,7 @@ impl Relay {
             let read = page.rows.len();
             let full = page.full;
             let ready = self.held_back.ready(page.rows, now);
-            let whole = held.is_empty() && ready.len() == read && after == self.floor.at();
+            let whole = waiting.is_empty() && ready.len() == read && after == self.floor.at();
             if ready.is_empty() {
                 if !full {
                     break;
@@ -297,8 +297,8 @@ impl Relay {
         }
         self.floor.idle();
         // Asked each time: one that was appended since may be due before the one that was known.
-        let held = self.held_back.destinations(now);
-        let wait = outbox::next_due(&self.store, &self.service, partitions, &held).await?;
+        let waiting = self.held_back.waiting(now);
+        let wait = outbox::next_due(&self.store, &self.service, partitions, &waiting).await?;
         // Those that are due and still here wait with their lane.
         self.next_due = wait.map(|wait| Instant::now() + Duration::from_secs_f64(wait.clamp(0.2, 3600.0)));
         Ok(Step::Idle)
@@ -307,9 +307,9 @@ impl Relay {
     /// The oldest scheduled rows that are due and do not wait; `None` when there are none.
     async fn due(&mut self, partitions: &[i64], now: Instant) -> Result<Option<Vec<Pending>>, StoreError> {
         let mut skipped = 0;
-        let held = self.held_back.destinations(now);
+        let waiting = self.held_back.waiting(now);
         loop {
-            let (due, full) = outbox::due(&self.store, &self.service, partitions, &held, skipped, BATCH).await?;
+            let (due, full) = outbox::due(&self.store, &self.service, partitions, &waiting, skipped, BATCH).await?;
             let read = due.len() as u64;
             failpoint::hit("relay.due").await;
             let ready = self.held_back.ready(due, now);

@@ -11,7 +11,7 @@ use crate::failure::{Failure, chain};
 use crate::invoke::{cause, environment};
 use crate::message::Message;
 use crate::retry::{decide, jitter};
-use crate::store::inbox_rows::{self as inbox, Fate};
+use crate::store::inbox_rows::{self as inbox, Fate, Written};
 use crate::store::{StoreError, Tx};
 use crate::telemetry::metric;
 
@@ -45,7 +45,10 @@ impl Consumer {
                     error: Some(&error),
                 };
                 match inbox::settle_new(&mut tx, &self.subscription.name, &item.message, attempts, fate).await {
-                    Ok(_new) => self.settle(receiver, tx, &[item.tag]).await,
+                    Ok(written) => {
+                        self.follow(&mut tx, written).await?;
+                        self.settle(receiver, tx, &[item.tag]).await
+                    }
                     Err(StoreError::Statement(_)) => self.bury(receiver, item, attempts, &error).await,
                     Err(error) => Err(error.into()),
                 }
@@ -125,12 +128,22 @@ impl Consumer {
             } else {
                 Fate::Waiting { suspect: true }
             };
-            inbox::settle_new(&mut tx, name, &item.message, 0, fate).await?;
+            let written = inbox::settle_new(&mut tx, name, &item.message, 0, fate).await?;
+            self.follow(&mut tx, written).await?;
         }
         let tags: Vec<i64> = items.iter().map(|item| item.tag).collect();
         self.settle(receiver, tx, &tags).await?;
         self.release(keys).await;
         Ok(())
+    }
+
+    /// Writes what follows a message that became a dead letter because another one with its identity is being retried.
+    pub(crate) async fn follow(&self, tx: &mut Tx, written: Written) -> Result<(), StoreError> {
+        let Written::Aside(aside) = written else {
+            return Ok(());
+        };
+        self.count("dead", 1);
+        dead_letter::follow_aside(tx, &self.service, &self.subscription, &aside).await
     }
 
     async fn settle(&self, receiver: &Receiver, tx: Tx, tags: &[i64]) -> Result<(), Stop> {

@@ -52,6 +52,14 @@ impl Watch {
         });
     }
 
+    /// Of a connection that waits for a request.
+    #[cfg(test)]
+    pub(super) fn idle() -> Self {
+        let watch = Self::default();
+        watch.with(|seen| seen.awaiting_head = true);
+        watch
+    }
+
     /// Whether no request is at work.
     pub(super) fn is_idle(&self) -> bool {
         self.with(|seen| seen.awaiting_head)

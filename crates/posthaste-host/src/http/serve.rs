@@ -21,7 +21,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ pub struct Limits {
     pub request: Duration,
     /// Without the client taking a single byte of an answer.
     pub stall: Duration,
-    /// Connections at once; more wait in the listener's backlog.
+    /// Connections at once; for more an idle one is closed. Where none is idle they wait in the listener's backlog.
     pub connections: usize,
     /// Connections at once of one address (IPv6: of one /64); for more the longest idle one is closed. 0: no limit.
     pub per_address: usize,
@@ -68,6 +68,8 @@ impl Default for Limits {
 
 /// How long to wait before accepting again when the process has no file handle left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often one more connection is closed while a new one waits for room.
+const ROOM_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `router` on `listener` until `shutdown`; then lets requests at work finish for at most `drain`.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken, drain: Duration) {
@@ -112,29 +114,33 @@ async fn serve_shared(
     let shares = Shares::new(limits.per_address, proxies);
     let room = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
+    // Accepted, and not served before there is room for it.
+    let mut waiting: Option<(TcpStream, SocketAddr)> = None;
     loop {
-        let accepted = tokio::select! {
+        tokio::select! {
             () = shutdown.cancelled() => break,
-            Some(_ended) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = accept(&listener, &room) => accepted,
-        };
-        match accepted {
-            Ok((socket, peer, permit)) => {
-                let Some(place) = shares.take(peer.ip()) else {
+            Some(_ended) = connections.join_next(), if !connections.is_empty() => {}
+            accepted = accept(&listener), if waiting.is_none() => match accepted {
+                Ok(client) => waiting = Some(client),
+                Err(error) => {
+                    tracing::warn!(%error, "no connection accepted");
+                    tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                    }
+                }
+            },
+            permit = room_for(&room, &shares), if waiting.is_some() => {
+                let Some((socket, peer)) = waiting.take() else { continue };
+                let watch = Arc::new(Watch::default());
+                let Some(place) = shares.take(peer.ip(), &watch) else {
                     continue;
                 };
                 let (router, stop) = (router.clone(), shutdown.child_token());
                 connections.spawn(async move {
-                    connection(socket, peer, router, stop, limits, place).await;
+                    connection(socket, peer, router, stop, limits, place, watch).await;
                     drop(permit);
                 });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "no connection accepted");
-                tokio::select! {
-                    () = shutdown.cancelled() => break,
-                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                }
             }
         }
     }
@@ -146,14 +152,25 @@ async fn serve_shared(
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, impl Drop + Send + use<>)> {
-    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (socket, peer): (TcpStream, SocketAddr) = listener.accept().await?;
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (socket, peer) = listener.accept().await?;
     socket.set_nodelay(true)?;
-    Ok((socket, peer, permit))
+    Ok((socket, peer))
+}
+
+/// Room for one more connection; idle ones are closed for it.
+async fn room_for(room: &Arc<Semaphore>, shares: &Shares) -> Option<OwnedSemaphorePermit> {
+    loop {
+        match room.clone().try_acquire_owned() {
+            Ok(permit) => return Some(permit),
+            Err(TryAcquireError::NoPermits) => shares.make_room(),
+            // Nobody closes it.
+            Err(TryAcquireError::Closed) => return None,
+        }
+        if let Ok(permit) = tokio::time::timeout(ROOM_PAUSE, room.clone().acquire_owned()).await {
+            return permit.ok();
+        }
+    }
 }
 
 async fn connection(
@@ -163,9 +180,9 @@ async fn connection(
     stop: CancellationToken,
     limits: Limits,
     place: Place,
+    watch: Arc<Watch>,
 ) {
     let place = Arc::new(place);
-    let watch = Arc::new(Watch::default());
     let timer = HeadTimer {
         watch: watch.clone(),
         head: limits.head,

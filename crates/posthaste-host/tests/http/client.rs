@@ -13,7 +13,7 @@ use posthaste_host::http::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
@@ -193,6 +193,13 @@ pub struct Client(pub TcpStream);
 impl Client {
     pub async fn connect(server: &Server) -> Self {
         Self(TcpStream::connect(server.address).await.unwrap())
+    }
+
+    /// From another address of this machine.
+    pub async fn connect_from(address: [u8; 4], server: &Server) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        Self(socket.connect(server.address).await.unwrap())
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -110,18 +110,46 @@ async fn a_client_that_takes_no_answer_is_let_go() {
 async fn no_more_connections_than_allowed() {
     let server = start(Limits {
         connections: 1,
+        request: DEADLINE * 2,
         ..Limits::default()
     })
     .await;
     let mut first = Client::connect(&server).await;
-    first.send(GET).await;
-    first.answer().await;
+    first.send("GET /hang HTTP/1.1\r\nHost: t\r\n\r\n").await;
     let mut second = Client::connect(&server).await;
     second.send(GET).await;
     let early = tokio::time::timeout(SHORT, second.0.readable()).await;
     assert!(early.is_err(), "served beyond the limit");
     drop(first);
     assert_eq!(second.answer().await.status, 200);
+}
+
+/// Each address is below its share, and together they have all connections.
+#[tokio::test]
+async fn where_all_connections_are_taken_the_one_with_the_most_gives_up_an_idle_one() {
+    let server = start(Limits {
+        connections: 3,
+        ..Limits::default()
+    })
+    .await;
+    let mut alone = Client::connect_from([127, 0, 0, 2], &server).await;
+    alone.send(GET).await;
+    assert_eq!(alone.answer().await.status, 200);
+    let mut greedy = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect_from([127, 0, 0, 3], &server).await;
+        client.send(GET).await;
+        assert_eq!(client.answer().await.status, 200);
+        greedy.push(client);
+    }
+    let mut new = Client::connect_from([127, 0, 0, 4], &server).await;
+    new.send(GET).await;
+    assert_eq!(new.answer().await.status, 200);
+    assert!(greedy[0].closed().await.is_empty(), "the one that was idle for longest");
+    for client in [&mut alone, &mut greedy[1]] {
+        client.send(GET).await;
+        assert_eq!(client.answer().await.status, 200);
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What counts as the same message, and what becomes of another one with its identity.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -96,6 +97,15 @@ pub async fn a_retried_message_keeps_its_identity(at: &At) -> Result<()> {
     subscription.retry.first_delay = Duration::from_secs(3600);
     subscription.retry.max_delay = Duration::from_secs(3600);
     subscription.retry.immediate = 0;
+    let copies = format!("{}.dead", suite.topic);
+    subscription.dead_letter_queue = Some(copies.clone());
+    let told = format!("{}.told", suite.topic);
+    let telling = told.clone();
+    subscription.on_dead = Some(Arc::new(move |letter, _error| {
+        let mut message = letter.clone();
+        message.topic.clone_from(&telling);
+        Ok(vec![message])
+    }));
     let engine = suite.start_with(subscription);
     let failing = suite.message(&work("a", 0, Act::AlwaysFail))?;
     let other = under(&suite, &failing, &work("a", 1, Act::Succeed))?;
@@ -118,6 +128,12 @@ pub async fn a_retried_message_keeps_its_identity(at: &At) -> Result<()> {
     ensure!(suite.effects("a").await?.is_empty(), "{:?}", suite.effects("a").await?);
     let dead = bodies_of_dead(&suite).await?;
     ensure!(dead == [other.body], "{} dead letters", dead.len());
+    for topic in [copies, told] {
+        let sql = "SELECT COUNT(*) AS n FROM outbox_messages WHERE topic = $1";
+        let rows = suite.store.query(sql, vec![topic.as_str().into()]).await?;
+        let count: i64 = rows[0].get("n")?;
+        ensure!(count == 1, "{count} messages for {topic}");
+    }
     Ok(())
 }
 

@@ -186,39 +186,64 @@ impl Fate<'_> {
     }
 }
 
+/// A message that became a dead letter because another one with its identity is being retried.
+#[must_use = "a dead letter has a copy"]
+pub(crate) struct Aside {
+    /// Under the id of its own that it has as a dead letter.
+    pub message: Message,
+    pub error: String,
+}
+
+/// What became of a message that the inbox was not known to have.
+#[must_use = "a dead letter has a copy"]
+pub(crate) enum Written {
+    AsAsked,
+    /// The inbox has its identity, and keeps what it has.
+    Not,
+    Aside(Box<Aside>),
+}
+
 /// Writes `message`, of which the inbox knows nothing, as `fate` has it after `attempts` attempts. If
-/// the inbox has its identity, what is known stays, except a dead letter that this one corrects: `false`.
+/// the inbox has its identity, what is known stays, except a dead letter that this one corrects.
 pub(crate) async fn settle_new(
     tx: &mut Tx,
     subscription: &str,
     message: &Message,
     attempts: u32,
     fate: Fate<'_>,
-) -> Result<bool, StoreError> {
+) -> Result<Written, StoreError> {
+    let written = |new| if new { Written::AsAsked } else { Written::Not };
     if insert(tx, subscription, message, attempts, &fate).await? {
-        return Ok(true);
+        return Ok(Written::AsAsked);
     }
     let verdicts = identity_rows::admit(tx, subscription, &[message]).await?;
     let verdict = verdicts.get(&message.id).copied().unwrap_or(Verdict::Repeat);
     identity::report(subscription, message, None, verdict);
     match verdict {
-        Verdict::Dead => insert(tx, subscription, message, attempts, &fate).await,
-        Verdict::Retried => keep_aside(tx, subscription, message).await.map(|()| false),
-        Verdict::Repeat | Verdict::Handled => Ok(false),
+        Verdict::Dead => insert(tx, subscription, message, attempts, &fate).await.map(written),
+        Verdict::Retried => {
+            let aside = keep_aside(tx, subscription, message).await?;
+            Ok(aside.map_or(Written::Not, |aside| Written::Aside(Box::new(aside))))
+        }
+        Verdict::Repeat | Verdict::Handled => Ok(Written::Not),
     }
 }
 
-/// Keeps `message` as a dead letter beside the one that has its identity and is being retried.
-pub(crate) async fn keep_aside(tx: &mut Tx, subscription: &str, message: &Message) -> Result<(), StoreError> {
+/// Keeps `message` as a dead letter beside the one that has its identity and is being retried; `None` where it is kept
+/// already.
+pub(crate) async fn keep_aside(
+    tx: &mut Tx,
+    subscription: &str,
+    message: &Message,
+) -> Result<Option<Aside>, StoreError> {
     let mut aside = message.clone();
     aside.id = identity::set_aside(message.id, &body_hash(&message.body));
     let error = format!(
         "another message with the same identity ({}) and a different body is being retried",
         message.id
     );
-    insert(tx, subscription, &aside, 0, &Fate::Dead { error: &error })
-        .await
-        .map(drop)
+    let new = insert(tx, subscription, &aside, 0, &Fate::Dead { error: &error }).await?;
+    Ok(new.then_some(Aside { message: aside, error }))
 }
 
 async fn insert(

@@ -85,6 +85,20 @@ impl Destination {
     }
 }
 
+/// What is not read, because it waits.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    pub destinations: Vec<Destination>,
+    /// Topics with a key of theirs, or with `None` for those of their messages that have none.
+    pub keys: Vec<(String, Option<String>)>,
+}
+
+impl Waiting {
+    pub fn is_empty(&self) -> bool {
+        self.destinations.is_empty() && self.keys.is_empty()
+    }
+}
+
 /// A pending row on its way to the transport.
 pub(crate) struct Pending {
     pub seq: i64,
@@ -123,12 +137,12 @@ pub(crate) struct Page {
 }
 
 /// The oldest pending rows of `service` in `partitions` with a number above `after`, at most `limit` and as many bytes
-/// as a page may have, none for one of `held`.
+/// as a page may have, none of `waiting`.
 pub(crate) async fn pending(
     store: &Store,
     service: &str,
     partitions: &[i64],
-    held: &[Destination],
+    waiting: &Waiting,
     after: i64,
     limit: i64,
 ) -> Result<Page, StoreError> {
@@ -137,12 +151,12 @@ pub(crate) async fn pending(
          WHERE service = $1 AND status = 'pending' AND due_at IS NULL \
          AND seq > $2 AND partition_no {{in:$3}} {} ORDER BY seq LIMIT $4",
         columns(),
-        none_of(held, 6)
+        none_of(waiting, 6)
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
     let inline = page_bytes::inline(limit);
     let mut values = vec![service.into(), after.into(), partitions, limit.into(), inline.into()];
-    values.extend(values_of(store, held));
+    values.extend(values_of(store, waiting));
     let (found, rows, full) = loop {
         let found = store.query(&sql, values.clone()).await?;
         let (rows, full) = read_page(store, limit, &found).await?;
@@ -177,11 +191,11 @@ fn by_topic(held: &[Destination]) -> BTreeMap<&str, Option<Vec<i64>>> {
     topics
 }
 
-/// The condition that a row is for none of `held`, whose values begin with the `n`th: what is held back is not read again
+/// The condition that a row is none of `waiting`, whose values begin with the `n`th: what is held back is not read again
 /// and again.
-fn none_of(held: &[Destination], mut n: usize) -> String {
+fn none_of(waiting: &Waiting, mut n: usize) -> String {
     let mut condition = String::new();
-    for partitions in by_topic(held).values() {
+    for partitions in by_topic(&waiting.destinations).values() {
         match partitions {
             None => condition.push_str(&format!("AND topic <> ${n} ")),
             Some(_) => {
@@ -191,25 +205,40 @@ fn none_of(held: &[Destination], mut n: usize) -> String {
         }
         n += 1;
     }
+    for (_, key) in &waiting.keys {
+        match key {
+            None => condition.push_str(&format!("AND (topic <> ${n} OR message_key IS NOT NULL) ")),
+            Some(_) => {
+                let other_key = format!("message_key IS NULL OR message_key <> ${}", n + 1);
+                condition.push_str(&format!("AND (topic <> ${n} OR {other_key}) "));
+                n += 1;
+            }
+        }
+        n += 1;
+    }
     condition
 }
 
-fn values_of(store: &Store, held: &[Destination]) -> Vec<Value> {
+fn values_of(store: &Store, waiting: &Waiting) -> Vec<Value> {
     let mut values = Vec::new();
-    for (topic, partitions) in by_topic(held) {
+    for (topic, partitions) in by_topic(&waiting.destinations) {
         values.push(topic.into());
         values.extend(partitions.map(|list| store.dialect().ints(list)));
+    }
+    for (topic, key) in &waiting.keys {
+        values.push(topic.as_str().into());
+        values.extend(key.as_deref().map(Value::from));
     }
     values
 }
 
-/// The scheduled rows of `service` in `partitions` that are due, at most `limit` behind the first `skipped`, none for
-/// one of `held`; and whether there may be more.
+/// The scheduled rows of `service` in `partitions` that are due, at most `limit` behind the first `skipped`, none of
+/// `waiting`; and whether there may be more.
 pub(crate) async fn due(
     store: &Store,
     service: &str,
     partitions: &[i64],
-    held: &[Destination],
+    waiting: &Waiting,
     skipped: u64,
     limit: i64,
 ) -> Result<(Vec<Pending>, bool), StoreError> {
@@ -217,7 +246,7 @@ pub(crate) async fn due(
         "SELECT {} FROM outbox_messages {{index:outbox_pending}} WHERE status = 'pending' AND due_at <= {{clock}} AND service = $1 \
          AND partition_no {{in:$2}} {} ORDER BY due_at, seq LIMIT $3 OFFSET $4",
         columns(),
-        none_of(held, 6)
+        none_of(waiting, 6)
     );
     let partitions = store.dialect().ints(partitions.iter().copied());
     let mut values = vec![
@@ -227,26 +256,26 @@ pub(crate) async fn due(
         skipped.cast_signed().into(),
         page_bytes::inline(limit).into(),
     ];
-    values.extend(values_of(store, held));
+    values.extend(values_of(store, waiting));
     let found = store.query(&sql, values).await?;
     read_page(store, limit, &found).await
 }
 
-/// How long until the next scheduled row of `service` in `partitions` is due, negative once it is, none for one of `held`;
+/// How long until the next scheduled row of `service` in `partitions` is due, negative once it is, none of `waiting`;
 /// `None` when there is none.
 pub(crate) async fn next_due(
     store: &Store,
     service: &str,
     partitions: &[i64],
-    held: &[Destination],
+    waiting: &Waiting,
 ) -> Result<Option<f64>, StoreError> {
     let sql = format!(
         "SELECT -({{age:MIN(due_at)}}) AS wait FROM outbox_messages \
          WHERE status = 'pending' AND due_at IS NOT NULL AND service = $1 AND partition_no {{in:$2}} {}",
-        none_of(held, 3)
+        none_of(waiting, 3)
     );
     let mut values = vec![service.into(), store.dialect().ints(partitions.iter().copied())];
-    values.extend(values_of(store, held));
+    values.extend(values_of(store, waiting));
     let rows = store.query(&sql, values).await?;
     rows.first().map_or(Ok(None), |row| row.get("wait"))
 }
