@@ -1,9 +1,11 @@
-//! Our own commands: `cargo xtask test`, `services`, `tidy`, `bench`.
+//! Our own commands: `cargo xtask test`, `services`, `tidy`, `bench`, `torture`.
 
 mod bench;
 mod control_services;
+mod run_binary;
 mod run_tests;
 mod tidy;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -38,6 +40,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Load, kill and fill the services until a promise breaks; see `cargo xtask torture --help`
+    Torture(torture::Arguments),
 }
 
 fn run(command: Command) -> Result<ExitCode> {
@@ -46,6 +50,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Services { command } => control_services::run(command).map(|()| ExitCode::SUCCESS),
         Command::Tidy => tidy::report(),
         Command::Bench { arguments } => bench::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Torture(arguments) => torture::run(&arguments),
     }
 }
 

@@ -10,8 +10,8 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::measure_flows::CONNECTIONS;
-use super::run_binary::Running;
 use super::send_load;
+use crate::run_binary::Running;
 
 /// One flow, and the installation before the first.
 const LIMIT: Duration = Duration::from_secs(300);

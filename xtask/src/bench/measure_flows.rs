@@ -20,8 +20,8 @@ use super::measure_relay::Relayed;
 use super::measure_sends::Sends;
 use super::print_figures::{Figures, bound, head, rate};
 use super::read_rows::Raw;
-use super::run_binary::Running;
 use super::{check_ids, describe_machine, measure_rabbitmq, send_load};
+use crate::run_binary::Running;
 
 /// Requests under way at once.
 pub const CONNECTIONS: usize = 32;

@@ -15,8 +15,8 @@ use super::measure_flows::{CONNECTIONS, await_rows, body, events};
 use super::measure_rabbitmq::FIRST_PORT;
 use super::print_figures::{Figures, rate};
 use super::read_rows::Raw;
-use super::run_binary::Running;
 use super::send_load;
+use crate::run_binary::Running;
 
 const ORDERS: &str = "order_created_queue";
 const EVENTS: &str = "notification_events";

@@ -16,7 +16,7 @@ use super::drive_rabbitmq::Queue;
 use super::measure_flows::{await_count, events};
 use super::measure_rabbitmq::FIRST_PORT;
 use super::print_figures::{Figures, rate};
-use super::run_binary::Running;
+use crate::run_binary::Running;
 
 const QUEUE: &str = "greetings";
 

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::print_figures::{Figures, bound};
 use super::read_rows::Raw;
-use super::run_binary::Running;
+use crate::run_binary::Running;
 
 /// PostgreSQL's processes tell their counts up to 10 s late; until then the start would be counted too.
 const SETTLE: Duration = Duration::from_secs(11);

@@ -13,8 +13,8 @@ use super::measure_flows::CONNECTIONS;
 use super::measure_relay::await_marked;
 use super::measure_sends::{PATH, await_stored, check_stored, messages};
 use super::print_figures::{Figures, rate};
-use super::run_binary::Running;
 use super::{drive_kafka, send_load};
+use crate::run_binary::Running;
 
 /// Where its ports begin.
 const FIRST_PORT: u16 = 27_900;

@@ -9,8 +9,8 @@ use posthaste_testkit::TestDatabase;
 use super::measure_flows::{await_rows, events};
 use super::print_figures::{Figures, bound};
 use super::read_rows::Raw;
-use super::run_binary::Running;
 use super::{check_ids, send_load};
+use crate::run_binary::Running;
 
 /// Requests per second.
 const RATE: usize = 200;

@@ -14,8 +14,8 @@ use super::measure_rabbitmq::FIRST_PORT;
 use super::measure_relay::await_marked;
 use super::measure_sends::{PATH, await_stored, check_stored, messages};
 use super::print_figures::{Figures, rate};
-use super::run_binary::Running;
 use super::send_load;
+use crate::run_binary::Running;
 
 /// Per second, on classic queues.
 #[derive(Default)]

@@ -12,8 +12,8 @@ use super::drive_python::Python;
 use super::measure_flows::{CONNECTIONS, await_rows, events};
 use super::print_figures::{Figures, rate};
 use super::read_rows::Raw;
-use super::run_binary::Running;
 use super::{check_ids, drive_rabbitmq, send_load};
+use crate::run_binary::Running;
 
 /// Where its ports begin.
 pub const FIRST_PORT: u16 = 26_900;

@@ -14,8 +14,8 @@ use super::drive_python::Python;
 use super::measure_flows::{CONNECTIONS, await_count};
 use super::measure_rabbitmq::FIRST_PORT;
 use super::print_figures::{Figures, rate};
-use super::run_binary::Running;
 use super::{check_ids, drive_rabbitmq, send_load};
+use crate::run_binary::Running;
 
 /// Where orders are placed.
 const PATH: &str = "/api/v1/orders";

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::measure_flows::{CONNECTIONS, await_count};
 use super::print_figures::{Figures, rate};
-use super::run_binary::Running;
 use super::{check_ids, send_load};
+use crate::run_binary::Running;
 
 /// Where messages are sent.
 pub const PATH: &str = "/api/v1/messages/send";

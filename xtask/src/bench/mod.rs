@@ -18,8 +18,7 @@ mod measure_relay;
 mod measure_sends;
 mod print_figures;
 mod read_rows;
-mod run_binary;
-mod send_load;
+pub mod send_load;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

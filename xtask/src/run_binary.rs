@@ -1,4 +1,4 @@
-//! The measured processes as children.
+//! The measured and tortured processes as children.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -39,6 +39,21 @@ impl Running {
         broker: Option<&str>,
         folder: &Path,
     ) -> Result<Self> {
+        let mut settings = vec![("DATABASE_URL", database), ("LOG_LEVEL", "error")];
+        settings.extend(broker.map(|url| ("BROKER_URL", url)));
+        Self::start_with(binary, arguments, &settings, folder).await
+    }
+
+    /// The same, with `settings` alone as its environment. What it logs is in `folder`, in a file named after its port.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        binary: &Path,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+        folder: &Path,
+    ) -> Result<Self> {
         let port = free_port()?;
         // Its banner would stand between the rows.
         let told = folder.join(format!("{port}.log"));
@@ -49,9 +64,7 @@ impl Running {
             .current_dir(folder)
             .env_clear()
             .env("PORT", port.to_string())
-            .env("DATABASE_URL", database)
-            .env("LOG_LEVEL", "error")
-            .envs(broker.map(|url| ("BROKER_URL", url)))
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -73,12 +86,20 @@ impl Running {
         })
     }
 
+    /// The id of the process.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn id(&self) -> Result<u32> {
+        self.child.id().context("the process has ended")
+    }
+
     /// Resident memory in MB.
     ///
     /// # Errors
     /// When the process has ended.
     pub fn resident(&self) -> Result<f64> {
-        let id = self.child.id().context("the process has ended")?;
+        let id = self.id()?;
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kilobytes = line.and_then(|line| line.split_whitespace().next());
@@ -90,7 +111,7 @@ impl Running {
     /// # Errors
     /// When the process has ended.
     pub fn ticks(&self) -> Result<u64> {
-        let id = self.child.id().context("the process has ended")?;
+        let id = self.id()?;
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
         // The name in parentheses may hold spaces; the times are the 12th and 13th word after it.
         let (_, words) = stat.rsplit_once(')').context("no name in /proc stat")?;
@@ -108,14 +129,35 @@ impl Running {
         Ok(client.get(url).send().await?.error_for_status()?.text().await?)
     }
 
+    /// Ends it with SIGKILL.
+    ///
+    /// # Errors
+    /// When it cannot be signalled.
+    pub async fn kill(mut self) -> Result<()> {
+        self.child.kill().await.context("cannot kill the process")
+    }
+
+    /// Stops it where it is with SIGSTOP; its connections stay open.
+    ///
+    /// # Errors
+    /// When it cannot be signalled.
+    pub async fn suspend(&self) -> Result<()> {
+        self.signal("-STOP").await
+    }
+
+    async fn signal(&self, signal: &str) -> Result<()> {
+        let id = self.id()?.to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().await?;
+        ensure!(sent.success(), "cannot signal the process");
+        Ok(())
+    }
+
     /// Ends it in good order.
     ///
     /// # Errors
     /// When it does not end in 20 s.
     pub async fn stop(mut self) -> Result<()> {
-        let id = self.child.id().context("the process has ended")?.to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status().await?;
-        ensure!(sent.success(), "cannot signal the process");
+        self.signal("-TERM").await?;
         timeout(Duration::from_secs(20), self.child.wait())
             .await
             .context("does not stop")??;
