@@ -215,6 +215,46 @@ async fn a_transaction_may_be_silent_as_long_as_its_handler_may_take(database: T
     database.finish().await
 }
 
+/// A process may be stopped or cut off before the commit of any of these. The server has to end it before others would
+/// have to wait for more than its leases.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_writes_leases_may_be_silent_no_longer_than_a_fence_on_postgres() -> Result<()> {
+    let database = TestDatabase::postgres().await?;
+    let store = open(&database).await?;
+    for sql in [
+        "CREATE TABLE limits (kind TEXT NOT NULL, idle TEXT NOT NULL)",
+        "CREATE FUNCTION note_limit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO limits VALUES ( \
+            CASE WHEN TG_OP = 'INSERT' THEN 'entered' WHEN NEW.owner IS NULL THEN 'released' \
+                WHEN NEW.owner IS DISTINCT FROM OLD.owner THEN 'taken' ELSE 'renewed' END, \
+            current_setting('idle_in_transaction_session_timeout')); RETURN NULL; END $$",
+        "CREATE TRIGGER note_limit AFTER INSERT OR UPDATE ON leases FOR EACH ROW EXECUTE FUNCTION note_limit()",
+    ] {
+        store.execute(sql, vec![]).await?;
+    }
+    let tuning = Tuning {
+        lease: Duration::from_secs(2),
+        ..Tuning::default()
+    };
+    let keep = Subscription::new::<Note, _>("notes.keep", "notes", Keep);
+    let engine = engine(&store, vec![keep], ALL, tuning)?;
+    let kinds = "SELECT COUNT(DISTINCT kind) AS number FROM limits";
+    wait_until("leases to be taken and renewed", LIMIT, || async {
+        (number(&store, kinds, vec![]).await.ok()? == 3).then_some(())
+    })
+    .await?;
+    engine.stop(LIMIT).await;
+    ensure!(number(&store, kinds, vec![]).await? == 4, "no lease was released");
+    let rows = store
+        .query("SELECT DISTINCT kind, idle FROM limits ORDER BY kind", vec![])
+        .await?;
+    for row in rows {
+        let (kind, idle): (String, String) = (row.get("kind")?, row.get("idle")?);
+        ensure!(idle == "5s", "{kind}: {idle}");
+    }
+    store.close().await;
+    database.finish().await
+}
+
 async fn a_relay_alone_removes_what_is_old(database: TestDatabase) -> Result<()> {
     let store = open(&database).await?;
     let tuning = Tuning {

@@ -72,12 +72,20 @@ fn all_held(rows: &[Row], slots: &BTreeMap<i64, Slot>) -> Result<bool, StoreErro
     Ok(good == slots.len())
 }
 
+/// Begins a transaction that writes leases. A process that stands still or is cut off before its commit would otherwise keep
+/// the rows locked for as long as a handler may take, and nobody could take them over.
+async fn begin(store: &Store) -> Result<Tx, StoreError> {
+    let tx = store.begin().await?;
+    tx.limit_idle(idle_limit::FENCED).await?;
+    Ok(tx)
+}
+
 pub(crate) async fn renew(store: &Store, owner: Uuid, ttl: Duration) -> Result<(), StoreError> {
+    let tx = begin(store).await?;
     let sql = "UPDATE leases SET expires_at = {after:$1}, ttl_micros = {int:$1} WHERE owner = $2";
-    store
-        .execute(sql, vec![micros(ttl).into(), store.dialect().uuid(owner)])
-        .await
-        .map(drop)
+    tx.execute(sql, vec![micros(ttl).into(), tx.dialect().uuid(owner)])
+        .await?;
+    tx.commit().await
 }
 
 /// What one process sees of a scope.
@@ -169,7 +177,7 @@ pub(crate) async fn scopes(
 
 /// Makes this process a member of `scope`, and the scope's slots if it is new.
 pub(crate) async fn enter(store: &Store, scope: &str, owner: Uuid, ttl: Duration) -> Result<(), StoreError> {
-    let tx = store.begin().await?;
+    let tx = begin(store).await?;
     let sql = "INSERT INTO leases (scope, slot, owner, expires_at, ttl_micros) VALUES ($1, $2, $3, {after:$4}, {int:$4}) \
         {upsert:scope, slot} expires_at = {new:expires_at}, owner = {new:owner}, ttl_micros = {new:ttl_micros}";
     tx.execute(
@@ -201,7 +209,7 @@ pub(crate) async fn take(
     ttl: Duration,
 ) -> Result<BTreeMap<i64, Slot>, StoreError> {
     let dialect = store.dialect();
-    let tx = store.begin().await?;
+    let tx = begin(store).await?;
     // Who held it is read under the lock that the update needs, in slot order against deadlocks.
     let sql = concat!(
         "SELECT slot, owner, epoch FROM leases WHERE scope = $1 AND slot {in:$2} AND (owner IS NULL OR NOT ",
@@ -239,7 +247,7 @@ pub(crate) async fn end(store: &Store, owner: Uuid) -> Result<(), StoreError> {
 }
 
 pub(crate) async fn release(store: &Store, scope: &str, owner: Uuid, slot: i64) -> Result<(), StoreError> {
-    let tx = store.begin().await?;
+    let tx = begin(store).await?;
     let values = || vec![scope.into(), slot.into(), tx.dialect().uuid(owner)];
     // The update alone would not wait on PostgreSQL for the transactions that have fenced on the row.
     let sql = "SELECT slot FROM leases WHERE scope = $1 AND slot = $2 AND owner = $3 {for_update}";
@@ -251,7 +259,7 @@ pub(crate) async fn release(store: &Store, scope: &str, owner: Uuid, slot: i64) 
 
 /// Releases every slot of `scope` and ends the membership.
 pub(crate) async fn leave(store: &Store, scope: &str, owner: Uuid) -> Result<(), StoreError> {
-    let tx = store.begin().await?;
+    let tx = begin(store).await?;
     let sql = "SELECT slot FROM leases WHERE scope = $1 AND owner = $2 AND slot >= 0 ORDER BY slot {for_update}";
     tx.query(sql, vec![scope.into(), tx.dialect().uuid(owner)]).await?;
     let sql = "UPDATE leases SET owner = NULL, expires_at = {now} WHERE scope = $1 AND owner = $2 AND slot >= 0";
