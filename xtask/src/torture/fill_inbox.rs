@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use posthaste::store::Dialect;
 use posthaste_testkit::wait_until;
+use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use super::place::Place;
@@ -66,13 +67,16 @@ pub async fn fill(place: &Place, count: i64, columns: &[&str], values: &[&str]) 
     place.store().execute(removed, vec![dialect.uuid(model)]).await?;
     let rows = place.number("SELECT COUNT(*) AS n FROM inbox_messages").await?;
     ensure!(rows == count, "void: {rows} rows were made instead of {count}");
-    let tidied: &[&str] = match dialect {
-        Dialect::Postgres => &["VACUUM ANALYZE inbox_messages", "CHECKPOINT"],
-        Dialect::Sqlite => &["ANALYZE inbox_messages"],
-        Dialect::Mysql => &["ANALYZE TABLE inbox_messages"],
-    };
-    for sql in tidied {
-        place.store().execute(sql, Vec::new()).await?;
+    match dialect {
+        Dialect::Postgres => {
+            // Neither of them runs in a transaction.
+            let mut session = PgConnection::connect(place.url()).await?;
+            session.execute("VACUUM ANALYZE inbox_messages").await?;
+            session.execute("CHECKPOINT").await?;
+            session.close().await?;
+        }
+        Dialect::Sqlite => drop(place.store().execute("ANALYZE inbox_messages", Vec::new()).await?),
+        Dialect::Mysql => drop(place.store().query("ANALYZE TABLE inbox_messages", Vec::new()).await?),
     }
     Ok(())
 }

@@ -4,15 +4,17 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use contracts::{MessageSent, SentMessage};
+use posthaste::message::now;
+use posthaste::{Message, MessageId, outbox};
 use posthaste_testkit::wait_until;
 
 use super::figure::Figure;
 use super::place::Place;
-use crate::bench::send_load;
 
 const TRANSPORT: &str = "sql:";
-/// Requests under way at once.
-const CONNECTIONS: usize = 16;
+/// Between two transactions that append.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Before the kill, and after it.
 const BEFORE: Duration = Duration::from_secs(8);
 const AFTER: Duration = Duration::from_secs(40);
@@ -33,14 +35,9 @@ const STORED: &str = "SELECT COUNT(*) AS n FROM messages";
 pub async fn run(place: &Place) -> Result<Vec<Figure>> {
     let single = single_rows(place).await.context("the rate row by row")?;
     let rate = (2.0 * single).ceil();
-    let sent = (rate * (BEFORE + AFTER).as_secs_f64()) as usize;
-    let bodies: Vec<String> = (0..sent)
-        .map(|number| format!(r#"{{"sender":"hot","content":"{number}"}}"#))
-        .collect();
-    let api = place.serve(&["messages", "--role", "api,relay"], None).await?;
+    let relay = place.serve(&["messages", "--role", "relay"], None).await?;
     let worker = place.serve(&["messages", "--role", "worker"], None).await?;
-    let load = send_load::post_at(api.port, "/api/v1/messages/send", &bodies, CONNECTIONS, rate as usize);
-    let (placed, watched) = tokio::join!(load, async {
+    let (sent, watched) = tokio::join!(append(place, rate), async {
         tokio::time::sleep(BEFORE).await;
         let before = place.number(STORED).await?;
         ensure!(before > 0, "void: nothing was stored before the kill");
@@ -50,7 +47,7 @@ pub async fn run(place: &Place) -> Result<Vec<Figure>> {
         let back = wait_for_rate(place, killed, 0.95 * rate).await?;
         anyhow::Ok((worker, killed, back))
     });
-    placed?;
+    let sent = sent?;
     let (worker, killed, back) = watched?;
     wait_until("all messages to be stored", LIMIT, || async {
         (place.number(STORED).await.ok()? == sent as i64).then_some(())
@@ -59,7 +56,7 @@ pub async fn run(place: &Place) -> Result<Vec<Figure>> {
     let caught_up = killed.elapsed().as_secs_f64();
     check_order(place, sent).await?;
     worker.stop().await?;
-    api.stop().await?;
+    relay.stop().await?;
     Ok(vec![
         Figure::seen(TRANSPORT, "rows handled one by one", single, "rows/s"),
         Figure::seen(TRANSPORT, "messages of the one key", rate, "messages/s"),
@@ -94,6 +91,40 @@ async fn single_rows(place: &Place) -> Result<f64> {
     Ok(f64::from(rows) / start.elapsed().as_secs_f64())
 }
 
+/// Appends messages of one sender to the outbox, `rate` of them per second, in many small transactions; how many.
+async fn append(place: &Place, rate: f64) -> Result<usize> {
+    let (start, span) = (Instant::now(), BEFORE + AFTER);
+    let all = (rate * span.as_secs_f64()) as usize;
+    let mut sent = 0;
+    while sent < all {
+        tokio::time::sleep(PAUSE).await;
+        let due = ((rate * start.elapsed().as_secs_f64()) as usize).min(all);
+        let messages = (sent..due).map(|number| Ok((message(number)?, None)));
+        let messages = messages.collect::<Result<Vec<_>>>()?;
+        let mut tx = place.store().begin().await?;
+        outbox::append_all(&mut tx, "messages", messages).await?;
+        tx.commit().await?;
+        sent = due;
+    }
+    let late = start.elapsed().saturating_sub(span);
+    ensure!(late < span / 20, "void: the last message was {late:?} late");
+    Ok(sent)
+}
+
+fn message(number: usize) -> Result<Message> {
+    let id = MessageId::new();
+    let sent = SentMessage {
+        message_id: id.0,
+        content: number.to_string(),
+        sender: "hot".to_owned(),
+        timestamp: now(),
+        metadata: None,
+    };
+    let mut message = Message::of(&MessageSent::new(id, sent, None, "messages"))?;
+    message.id = id;
+    Ok(message)
+}
+
 /// Seconds from `killed` until rows are stored at `rate`, or the limit when they are not.
 async fn wait_for_rate(place: &Place, killed: Instant, rate: f64) -> Result<f64> {
     let mut looks = VecDeque::from([(Instant::now(), place.number(STORED).await?)]);
@@ -114,7 +145,7 @@ async fn wait_for_rate(place: &Place, killed: Instant, rate: f64) -> Result<f64>
     Ok(AFTER.as_secs_f64())
 }
 
-/// Each message is stored once, and those of one connection, which sent them one after the other, in their order.
+/// Each message is stored once, and all in their order.
 async fn check_order(place: &Place, sent: usize) -> Result<()> {
     // Ids of rows grow with time; those of one batch in its order.
     let rows = place
@@ -122,12 +153,9 @@ async fn check_order(place: &Place, sent: usize) -> Result<()> {
         .query("SELECT content FROM messages ORDER BY id", Vec::new())
         .await?;
     ensure!(rows.len() == sent, "{} rows of {sent} messages", rows.len());
-    let mut next: Vec<usize> = (0..CONNECTIONS).collect();
-    for row in rows {
+    for (expected, row) in rows.iter().enumerate() {
         let number: usize = row.get::<String>("content")?.parse()?;
-        let expected = &mut next[number % CONNECTIONS];
-        ensure!(number == *expected, "message {number} came in the place of {expected}");
-        *expected += CONNECTIONS;
+        ensure!(number == expected, "message {number} came in the place of {expected}");
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::bench::send_load;
 const TRANSPORT: &str = "sql:";
 const RATE: usize = 120;
 const SPAN: Duration = Duration::from_secs(60);
-const CONNECTIONS: usize = 16;
+const CONNECTIONS: usize = 32;
 /// Sessions with one long transaction after the other.
 const SESSIONS: usize = 8;
 /// A transaction is open for so many milliseconds.

@@ -70,7 +70,7 @@ impl Scenario {
                 "one of 1 000 000 dead letters is replayed or discarded, and a page listed, in 50 ms"
             }
             Self::TakeOver => {
-                "a worker killed, stopped or cut off between fence and commit is replaced within 15 s; SQLite works again \
+                "a worker killed, stopped or cut off while it has locks is replaced within 15 s; SQLite works again \
                  5 s after kill -9"
             }
             Self::MediumLoad => {

@@ -1,4 +1,4 @@
-//! A worker dies, stands still or loses its network while it has a message in hand, and another one takes over.
+//! A worker dies, stands still or loses its network while it has locks on its leases, and another one takes over.
 
 use std::time::{Duration, Instant};
 
@@ -30,12 +30,58 @@ enum Failure {
 impl Failure {
     fn what(self) -> &'static str {
         match self {
-            Self::Killed => "kill -9 between fence and commit",
-            Self::StandsStill => "SIGSTOP between fence and commit",
-            Self::NoNetwork => "no network between fence and commit",
+            Self::Killed => "kill -9",
+            Self::StandsStill => "SIGSTOP",
+            Self::NoNetwork => "no network",
         }
     }
 }
+
+/// When it fails: in both cases its transaction has locks on its leases.
+#[derive(Clone, Copy)]
+enum Moment {
+    Fence,
+    Renewal,
+}
+
+impl Moment {
+    fn what(self) -> &'static str {
+        match self {
+            Self::Fence => "between fence and commit",
+            Self::Renewal => "in the middle of a renewal",
+        }
+    }
+
+    /// Locks what the worker's next statement needs.
+    fn lock(self) -> &'static str {
+        match self {
+            Self::Fence => "SELECT seq FROM queue_messages FOR UPDATE",
+            Self::Renewal => "SELECT slot FROM leases WHERE scope = 'notifications/worker' FOR UPDATE",
+        }
+    }
+
+    /// Counts the sessions with that statement.
+    fn waiting(self, dialect: Dialect) -> String {
+        let statement = match self {
+            Self::Fence => "DELETE FROM queue_messages",
+            Self::Renewal => "UPDATE leases SET expires_at",
+        };
+        match dialect {
+            Dialect::Postgres => format!(
+                "SELECT COUNT(*) AS n FROM pg_stat_activity WHERE datname = current_database() \
+                 AND wait_event_type = 'Lock' AND query LIKE '%{statement}%'"
+            ),
+            Dialect::Sqlite | Dialect::Mysql => format!(
+                "SELECT COUNT(*) AS n FROM information_schema.processlist WHERE db = DATABASE() \
+                 AND command IN ('Execute', 'Query') AND info LIKE '{statement}%'"
+            ),
+        }
+    }
+}
+
+/// Leases of living workers. A worker may also wait for a lock before it has anything in hand.
+const OWNED: &str =
+    "SELECT COUNT(*) AS n FROM leases WHERE scope = 'notifications/worker' AND slot >= 0 AND expires_at > {now}";
 
 /// Measures each failure that the database allows to make.
 ///
@@ -46,9 +92,15 @@ pub async fn run(place: &Place) -> Result<Vec<Figure>> {
         return Ok(vec![restart_after_kill(place).await?]);
     }
     let mut figures = Vec::new();
-    for failure in [Failure::Killed, Failure::StandsStill, Failure::NoNetwork] {
-        let what = failure.what();
-        let taken = fail(place, failure).await.context(what)?;
+    for (failure, moment) in [
+        (Failure::Killed, Moment::Fence),
+        (Failure::StandsStill, Moment::Fence),
+        (Failure::NoNetwork, Moment::Fence),
+        (Failure::StandsStill, Moment::Renewal),
+        (Failure::NoNetwork, Moment::Renewal),
+    ] {
+        let what = format!("{} {}", failure.what(), moment.what());
+        let taken = fail(place, failure, moment).await.context(what.clone())?;
         let what = format!("from {what} until another worker has recorded the message");
         figures.push(Figure::below(TRANSPORT, &what, taken, SERVER, "s"));
     }
@@ -71,37 +123,47 @@ async fn restart_after_kill(place: &Place) -> Result<Figure> {
     Ok(Figure::below(TRANSPORT, what, taken, FILE, "s"))
 }
 
-/// Seconds from `failure` of a worker that waits for a lock behind its fence until a second worker has done its work.
-async fn fail(place: &Place, failure: Failure) -> Result<f64> {
+/// Seconds from `failure` of a worker that waits for a lock at `moment` until a second worker has done its work.
+async fn fail(place: &Place, failure: Failure, moment: Moment) -> Result<f64> {
     let proxy = proxy(place).await?;
     let through = through(place, &proxy)?;
     let api = place.serve(&["notifications", "--role", "api,relay"], None).await?;
-    let id = post_event(&api).await?;
-    wait_until("the message in its queue", LIMIT, || async {
-        let queued = "SELECT COUNT(*) AS n FROM queue_messages";
-        (place.number(queued).await.ok()? == 1).then_some(())
-    })
-    .await?;
-    // Its deletion is what follows the fence.
-    let lock = place.store().begin().await?;
-    lock.query("SELECT seq FROM queue_messages FOR UPDATE", Vec::new())
-        .await?;
     let settings = [("DATABASE_URL", through.as_str()), ("LOG_LEVEL", "warn")];
-    let worker = place
-        .serve_with(&["notifications", "--role", "worker"], &settings)
-        .await?;
-    let waiting = match place.store().dialect() {
-        Dialect::Postgres => {
-            "SELECT COUNT(*) AS n FROM pg_stat_activity WHERE datname = current_database() \
-             AND wait_event_type = 'Lock' AND query LIKE '%DELETE FROM queue_messages%'"
+    let worker = async || {
+        let arguments = ["notifications", "--role", "worker"];
+        place.serve_with(&arguments, &settings).await
+    };
+    let owns_all = async || {
+        wait_until("the worker to have all leases", LIMIT, || async {
+            (place.number(OWNED).await.ok()? == 16).then_some(())
+        })
+        .await
+    };
+    let (lock, worker, sent) = match moment {
+        Moment::Fence => {
+            let id = post_event(&api).await?;
+            wait_until("the message in its queue", LIMIT, || async {
+                let queued = "SELECT COUNT(*) AS n FROM queue_messages";
+                (place.number(queued).await.ok()? == 1).then_some(())
+            })
+            .await?;
+            let lock = place.store().begin().await?;
+            lock.query(moment.lock(), Vec::new()).await?;
+            let worker = worker().await?;
+            owns_all().await?;
+            (lock, worker, Some(id))
         }
-        Dialect::Sqlite | Dialect::Mysql => {
-            "SELECT COUNT(*) AS n FROM information_schema.processlist WHERE db = DATABASE() \
-             AND command IN ('Execute', 'Query') AND info LIKE 'DELETE FROM queue_messages%'"
+        Moment::Renewal => {
+            let worker = worker().await?;
+            owns_all().await?;
+            let lock = place.store().begin().await?;
+            lock.query(moment.lock(), Vec::new()).await?;
+            (lock, worker, None)
         }
     };
-    wait_until("the worker to wait behind its fence", LIMIT, || async {
-        (place.number(waiting).await.ok()? == 1).then_some(())
+    let waiting = moment.waiting(place.store().dialect());
+    wait_until("the worker to wait for the lock", LIMIT, || async {
+        (place.number(&waiting).await.ok()? == 1).then_some(())
     })
     .await?;
     let failed = Instant::now();
@@ -121,6 +183,10 @@ async fn fail(place: &Place, failure: Failure) -> Result<f64> {
         }
     };
     lock.rollback().await?;
+    let id = match sent {
+        Some(id) => id,
+        None => post_event(&api).await?,
+    };
     let successor = place.serve(&["notifications", "--role", "worker"], None).await?;
     wait_for(place, id).await?;
     let taken = failed.elapsed().as_secs_f64();
