@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::foreign_client::Client;
 use crate::shop::{LIMIT, Shop, topic};
 
-const LARGE: usize = 8 << 20;
+const LARGE: usize = 4 << 20;
 /// The budget of a process, and one delivery more for the second channel of an ordered subscription.
 const MOST: usize = (32 << 20) + LARGE + (1 << 20);
 const SMALL: usize = 300;
