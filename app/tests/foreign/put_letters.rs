@@ -146,10 +146,15 @@ impl Door {
             Self::Kafka { servers, .. } => bodies = read_topic(servers, queue).await?,
             Self::Sql { store, .. } => {
                 // What a lease that lapsed has published twice is one message, by its id.
-                let sql = "SELECT event_id, body FROM queue_messages WHERE topic = $1";
+                let sql = "SELECT seq, message_id, body FROM queue_messages WHERE topic = $1";
                 let mut by_id = BTreeMap::new();
                 for row in store.query(sql, vec![queue.into()]).await? {
-                    by_id.insert(row.uuid("event_id")?, row.get("body")?);
+                    // One without an id, by its number.
+                    let id = match row.uuid_or_null("message_id")? {
+                        Some(id) => id.to_string(),
+                        None => row.get::<i64>("seq")?.to_string(),
+                    };
+                    by_id.insert(id, row.get("body")?);
                 }
                 bodies.extend(by_id.into_values());
             }
