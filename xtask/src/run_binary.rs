@@ -99,11 +99,24 @@ impl Running {
     /// # Errors
     /// When the process has ended.
     pub fn resident(&self) -> Result<f64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory in MB that was ever resident.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn most_resident(&self) -> Result<f64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> Result<f64> {
         let id = self.id()?;
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kilobytes = line.and_then(|line| line.split_whitespace().next());
-        Ok(kilobytes.context("no VmRSS")?.parse::<f64>()? / 1024.0)
+        let kilobytes = kilobytes.with_context(|| format!("no {name} in /proc status"))?;
+        Ok(kilobytes.parse::<f64>()? / 1024.0)
     }
 
     /// Processor time it has used since its start, in the 1/100 s of `/proc`.

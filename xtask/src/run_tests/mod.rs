@@ -91,8 +91,10 @@ async fn everything(variables: &[(&'static str, String)]) -> Result<bool> {
             "--no-run",
             "--message-format=json-render-diagnostics",
         ])
-        .stderr(Stdio::inherit());
-    let built = build.output().await.context("cannot run cargo")?;
+        .stdout(Stdio::piped());
+    // Not `output`, which would keep the compiler's errors from being seen.
+    let building = build.spawn().context("cannot run cargo")?;
+    let built = building.wait_with_output().await.context("cannot run cargo")?;
     ensure!(built.status.success(), "the tests do not build");
     let programs = side_by_side::test_programs(&String::from_utf8_lossy(&built.stdout))?;
     ensure!(!programs.is_empty(), "cargo named no test program");

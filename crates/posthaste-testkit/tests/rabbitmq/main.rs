@@ -1,7 +1,6 @@
 //! RabbitMQ as foreign clients, operators and failures use it. What every transport has to do is in the conformance
 //! suites.
 
-mod bound_bytes;
 mod break_server;
 mod foreign_client;
 mod identify;

@@ -132,7 +132,7 @@ pub(crate) async fn scopes(
     let texts = || vec![store.dialect().texts(names.clone())];
     let (rows, shows_wake) = match store.query(sql, texts()).await {
         Ok(rows) => (rows, true),
-        // A table that is missing or locked stops its own loop. Leases that ran out would stop all of them.
+        // A table that is missing stops its own loop. Leases that ran out would stop all of them.
         Err(error) => {
             tracing::debug!(error = %chain(&error), "waiting rows were not looked for");
             (store.query(seen!(""), texts()).await?, false)

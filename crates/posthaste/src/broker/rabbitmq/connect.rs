@@ -11,7 +11,6 @@ use lapin::{Channel, Connection};
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::hold_bytes::Bytes;
 use super::target::{LIMIT, Lost, Target};
 use super::unavailable;
 use crate::broker::BrokerError;
@@ -147,8 +146,6 @@ pub(super) struct Link {
     purpose: &'static str,
     state: watch::Sender<State>,
     started: AtomicBool,
-    /// What its readers hold.
-    bytes: Arc<Bytes>,
     stop: CancellationToken,
     _stop_with_this: DropGuard,
 }
@@ -161,7 +158,6 @@ impl Link {
             purpose,
             state: watch::Sender::new(State::Connecting),
             started: AtomicBool::new(false),
-            bytes: Arc::default(),
             _stop_with_this: stop.clone().drop_guard(),
             stop,
         }
@@ -169,10 +165,6 @@ impl Link {
 
     pub(super) fn target(&self) -> &Target {
         &self.target
-    }
-
-    pub(super) fn bytes(&self) -> &Arc<Bytes> {
-        &self.bytes
     }
 
     /// Whether anyone has needed it yet.

@@ -15,10 +15,6 @@
 //! loss. lapin's own recovery is not used: after any error the channels are dropped and opened anew, what was not
 //! confirmed is published again, and what was not acknowledged comes again.
 //!
-//! **Memory.** What readers of a process hold is bounded in bytes (`hold_bytes.rs`, `take_in.rs`): 32 MiB, and for each
-//! subscription one delivery or 1 MiB. RabbitMQ itself limits deliveries by number only, so bodies beyond that are dropped as
-//! they come and asked for again.
-//!
 //! **URL.** `amqp://user:password@host:port/vhost`, `amqps://` for TLS. Without a path or with an empty one the vhost
 //! is `/`. `?queue_type=quorum` declares quorum queues instead of what the server's default is; `heartbeat`,
 //! `frame_max` and `channel_max` are taken as everywhere. A queue that exists with other arguments is used as it is.
@@ -32,15 +28,12 @@
 
 mod connect;
 mod declare;
-mod hold_bytes;
 mod properties;
 mod publish;
 mod publish_grouped;
 mod reading;
 mod receive;
-mod take_in;
 mod target;
-mod unsettled;
 
 use std::sync::Arc;
 use std::time::Duration;

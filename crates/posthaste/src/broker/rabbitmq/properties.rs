@@ -171,16 +171,6 @@ pub(super) fn decode(arrived: Arrived, topic: &str, ordered: bool) -> (Message, 
     (message, given)
 }
 
-/// Bytes that the delivery takes, as far as they count: of its body and of the texts in its headers.
-pub(super) fn size(arrived: &Arrived) -> usize {
-    let headers = arrived.properties.headers().as_ref().map(FieldTable::inner);
-    let texts = headers.into_iter().flatten().map(|(name, value)| match value {
-        AMQPValue::LongString(text) => name.as_str().len() + text.as_bytes().len(),
-        _ => name.as_str().len(),
-    });
-    arrived.data.len() + texts.sum::<usize>()
-}
-
 /// What its reader may tell the delivery by while it is in hand.
 pub(super) fn hint(arrived: &Arrived) -> Option<MessageId> {
     let properties = &arrived.properties;

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use super::connect::Link;
 use super::declare::Kind;
 use super::partition_queue;
 use super::properties;
-use super::reading::{Prefetch, Reading};
-use super::take_in::Arrival;
+use super::reading::{Arrival, Reading};
 use crate::PARTITIONS;
 use crate::broker::{BrokerError, Delivery};
 use crate::handle::Subscription;
@@ -22,8 +22,6 @@ use crate::status::ReadingStatus;
 const LINGER: Duration = Duration::from_millis(3);
 /// How often a queue that another process reads alone is tried again.
 const RETRY: Duration = Duration::from_secs(3);
-/// Deliveries of the plain queue of an ordered subscription that may be on their way.
-const ALONE: u16 = 256;
 /// Ids kept of deliveries that were in hand when a channel ended.
 const KEPT: usize = 50_000;
 
@@ -34,7 +32,7 @@ pub(crate) struct RabbitmqReceiver {
     /// Reads the partition queues as well as the plain one.
     partitioned: bool,
     ordered: bool,
-    /// Unacknowledged deliveries that RabbitMQ may have on the way to here.
+    /// Unacknowledged deliveries that RabbitMQ may have on the way to here, of one queue.
     prefetch: u16,
     epochs: i64,
     /// What everyone reads, or what has a single active reader.
@@ -110,18 +108,14 @@ impl RabbitmqReceiver {
             if self.partitioned {
                 queues.extend((0..PARTITIONS).map(|n| (partition_queue(&self.queue, n), Kind::Partition)));
             }
-            let prefetch = Prefetch {
-                plain: self.prefetch,
-                partition: (self.prefetch / PARTITIONS).max(64.min(self.prefetch)),
-            };
+            let share = u16::try_from(queues.len()).unwrap_or(1);
+            let prefetch = (self.prefetch / share).max(64.min(self.prefetch));
             self.epochs += 1;
-            self.shared = Some(Reading::open(&up, self.link.bytes(), target, self.epochs, &queues, prefetch).await?);
+            self.shared = Some(Reading::open(&up, target, self.epochs, &queues, prefetch).await?);
         }
         if wants_alone {
             self.epochs += 1;
-            let prefetch = self.prefetch.min(ALONE);
-            self.alone =
-                Reading::open_alone(&up, self.link.bytes(), target, self.epochs, &self.queue, prefetch).await?;
+            self.alone = Reading::open_alone(&up, target, self.epochs, &self.queue, self.prefetch).await?;
             self.try_alone = Instant::now() + RETRY;
         }
         Ok(())
@@ -148,9 +142,9 @@ impl RabbitmqReceiver {
     fn take_waiting(&mut self, arrivals: &mut Vec<Arrival>, max: usize) {
         for reading in [&mut self.shared, &mut self.alone].into_iter().flatten() {
             while arrivals.len() < max {
-                match reading.arrivals.try_recv() {
-                    Ok(arrival) => arrivals.push(arrival),
-                    Err(_) => break,
+                match reading.arrivals.next().now_or_never() {
+                    Some(Some(arrival)) => arrivals.push(arrival),
+                    Some(None) | None => break,
                 }
             }
         }
@@ -165,7 +159,6 @@ impl RabbitmqReceiver {
             let Arrival {
                 epoch,
                 partition,
-                unused,
                 arrived,
             } = arrival;
             let Some(arrived) = arrived else {
@@ -178,7 +171,7 @@ impl RabbitmqReceiver {
             let (message, given) = properties::decode(arrived, &self.queue, partition);
             let hint = given.hint();
             let Some(reading) = self.reading(epoch) else { continue };
-            let tag = reading.tag(delivery_tag);
+            let tag = reading.received(delivery_tag, hint);
             // With order asked for, the ones in hand must not go ahead of others that came back with them.
             let known = hint.is_some_and(|hint| redelivered && self.survived.remove(&hint));
             let survived = !self.ordered && known;
@@ -186,7 +179,7 @@ impl RabbitmqReceiver {
                 tag,
                 given,
                 message,
-                redelivered: redelivered && !survived && !unused,
+                redelivered: redelivered && !survived,
             });
         }
         if ended && self.ordered {
