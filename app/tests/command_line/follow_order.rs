@@ -1,4 +1,4 @@
-//! One order through the whole program: placed at orders, told to the world, recorded at notifications.
+//! One order through the whole program: placed at orders, published, recorded at notifications.
 
 use anyhow::{Result, ensure};
 use posthaste::{Store, StoreOptions};
@@ -42,14 +42,14 @@ async fn an_order_is_visible_from_end_to_end() -> Result<()> {
     let file = format!("sqlite:{}", program.folder().join("data/posthaste.db").display());
     let store = Store::open(&file, StoreOptions::default())?;
     let sql = "SELECT body FROM queue_messages WHERE topic = 'order_processed_queue'";
-    let told = wait_until("the outcome on its queue", LIMIT, || async {
+    let outcome = wait_until("the outcome on its queue", LIMIT, || async {
         store.query(sql, vec![]).await.ok()?.into_iter().next()
     })
     .await?;
-    let told: Value = serde_json::from_slice(&told.get::<Vec<u8>>("body")?)?;
+    let outcome: Value = serde_json::from_slice(&outcome.get::<Vec<u8>>("body")?)?;
     ensure!(
-        told["orderId"] == "order-101" && told["status"] == "PROCESSED",
-        "{told}"
+        outcome["orderId"] == "order-101" && outcome["status"] == "PROCESSED",
+        "{outcome}"
     );
     store.close().await;
     child.kill().await?;

@@ -32,7 +32,7 @@ fn poison() -> Message {
 }
 
 /// Runs the program until the message is dead.
-async fn bury(program: &Program, message: Message) -> Result<()> {
+async fn add_dead_letter(program: &Program, message: Message) -> Result<()> {
     let migrated = program.run(&["migrate", "up"], &[]).await?;
     ensure!(migrated.code == 0, "{migrated:?}");
     let url = format!("sqlite:{}", program.folder().join("data/posthaste.db").display());
@@ -92,7 +92,7 @@ async fn a_dead_letter_is_listed_shown_replayed_and_discarded() -> Result<()> {
 
     let message = poison();
     let id = message.id.to_string();
-    bury(&program, message).await?;
+    add_dead_letter(&program, message).await?;
     let listed = program.run(&["dead-letters", "list"], &[]).await?;
     ensure!(listed.code == 0 && listed.stdout.contains(&id), "{listed:?}");
     let listed = program.run(&["dead-letters", "list", "--json"], &[]).await?;
@@ -135,8 +135,8 @@ async fn a_dead_letter_is_listed_shown_replayed_and_discarded() -> Result<()> {
     let replayed = program.run(&replay, &[("USER", "ann")]).await?;
     ensure!(replayed.code == 0 && replayed.stdout == "replayed 1\n", "{replayed:?}");
     // On record, once; what came to nothing is not.
-    let told = recorded(&program, "dead_letters.replay").await?;
-    ensure!(told == ["ann 1/1 done mended"], "{told:?}");
+    let records = recorded(&program, "dead_letters.replay").await?;
+    ensure!(records == ["ann 1/1 done mended"], "{records:?}");
     let gone = program.run(&["dead-letters", "show", &id], &[]).await?;
     ensure!(gone.code == 3, "{gone:?}");
     Ok(())
@@ -145,7 +145,7 @@ async fn a_dead_letter_is_listed_shown_replayed_and_discarded() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_discarded_one_is_gone() -> Result<()> {
     let program = Program::new()?;
-    bury(&program, poison()).await?;
+    add_dead_letter(&program, poison()).await?;
     let all = ["dead-letters", "discard", "--all"];
     let unasked = program.run(&all, &[]).await?;
     ensure!(unasked.code == 2 && unasked.stderr.contains("--yes"), "{unasked:?}");
@@ -168,8 +168,8 @@ async fn a_discarded_one_is_gone() -> Result<()> {
     );
     let again = program.run(&["dead-letters", "discard", "--all", "--yes"], &[]).await?;
     ensure!(again.code == 3, "{again:?}");
-    let told = recorded(&program, "dead_letters.discard").await?;
-    ensure!(told == ["command line 1/1 done "], "{told:?}");
+    let records = recorded(&program, "dead_letters.discard").await?;
+    ensure!(records == ["command line 1/1 done "], "{records:?}");
     Ok(())
 }
 
@@ -178,16 +178,19 @@ async fn a_database_that_is_away_hides_no_other_one() -> Result<()> {
     let program = Program::new()?;
     let message = poison();
     let id = message.id.to_string();
-    bury(&program, message).await?;
+    add_dead_letter(&program, message).await?;
     // The first service's database cannot be made: its folder is a file.
     std::fs::write(program.folder().join("taken"), "")?;
     let away = [("ACCOUNTS_DATABASE_URL", "sqlite:taken/a.db")];
     let said = |ran: &Ran, out: &str| ran.code == 1 && ran.stdout.contains(out) && ran.stderr.contains("taken");
-    // One that was named and is not there is told of, and is no failure.
+    // One that was named and is not there is reported, and is no failure.
     let bare = [("ACCOUNTS_DATABASE_URL", "sqlite:bare.db")];
     let listed = program.run(&["dead-letters", "list"], &bare).await?;
-    let told = listed.stderr.contains("bare.db: no database there");
-    ensure!(listed.code == 0 && listed.stdout.contains(&id) && told, "{listed:?}");
+    let reported = listed.stderr.contains("bare.db: no database there");
+    ensure!(
+        listed.code == 0 && listed.stdout.contains(&id) && reported,
+        "{listed:?}"
+    );
     ensure!(!program.folder().join("bare.db").exists(), "it was made");
     let unreachable = [("ACCOUNTS_DATABASE_URL", "postgres://nobody@127.0.0.1:9/none")];
     let listed = program.run(&["dead-letters", "list"], &unreachable).await?;

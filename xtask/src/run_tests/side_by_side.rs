@@ -41,7 +41,7 @@ impl TestProgram {
 /// The test programs among the messages of `cargo test --no-run --message-format=json`.
 ///
 /// # Errors
-/// When a message has not the shape that cargo documents.
+/// When a message does not have the shape that cargo documents.
 pub fn test_programs(messages: &str) -> Result<Vec<TestProgram>> {
     let mut programs = Vec::new();
     // Lines that are not JSON are not cargo's.

@@ -83,7 +83,7 @@ mod tests {
     use super::{Usage, parent, ticks};
 
     #[test]
-    fn own_and_children_s_time_is_read_past_the_name() {
+    fn the_time_of_a_process_and_its_children_is_read_past_the_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 1 0 5 6 7";
         assert_eq!(ticks(stat).unwrap(), 100);
     }

@@ -16,8 +16,8 @@ use tokio::time::Sleep;
 /// Most bytes of a request's head; beyond it hyper answers 431.
 pub(super) const HEAD_LIMIT: usize = 16 * 1024;
 
-/// What one connection's socket, timer and service tell each other. All three run in its one task, so the lock is
-/// never contended.
+/// What one connection's socket, timer and service tell each other. All three run in its one task;
+/// beside it only the search for an idle connection takes the lock.
 #[derive(Default)]
 pub(super) struct Watch(Mutex<Seen>);
 

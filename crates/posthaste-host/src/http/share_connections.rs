@@ -29,7 +29,7 @@ struct Inner {
 
 /// One connection.
 struct Seat {
-    /// Who has likely more than one bucket of addresses.
+    /// One site, which may have many addresses.
     network: IpAddr,
     /// Milliseconds from the start to its last request.
     used: AtomicU64,

@@ -194,7 +194,7 @@ pub(crate) struct Aside {
     pub error: String,
 }
 
-/// What became of a message that the inbox was not known to have.
+/// What became of a message that was not known to be in the inbox.
 #[must_use = "a dead letter has a copy"]
 pub(crate) enum Written {
     AsAsked,
