@@ -20,6 +20,7 @@ fn nothing_is_lost_or_done_twice_over_a_broker() {
     }
     for point in [
         "relay.claimed",
+        "relay.checked",
         "relay.publishing",
         "relay.published",
         "relay.marking",
@@ -47,6 +48,7 @@ fn nothing_is_lost_or_done_twice_over_a_broker() {
         assert!(happened(plan.clone()), "{plan} did not come about");
     }
     assert!(happened(Plan::Freeze { point: "relay.claimed" }));
+    assert!(happened(Plan::Freeze { point: "relay.checked" }));
 }
 
 #[test]

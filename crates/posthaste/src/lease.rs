@@ -59,6 +59,12 @@ impl Held {
             BTreeMap::new()
         }
     }
+
+    /// Whether all of `slots` are held and the lease has not run out unrenewed.
+    pub fn covers(&self, slots: &BTreeMap<i64, Slot>) -> bool {
+        let valid = self.valid();
+        slots.iter().all(|(number, slot)| valid.get(number) == Some(slot))
+    }
 }
 
 /// The leases of this process on one database.

@@ -335,7 +335,10 @@ impl Relay {
     async fn forward(&mut self, rows: Vec<Pending>) -> Result<Forwarded, StoreError> {
         let keeper = self.keeper.clone();
         let _in_hand = keeper.in_hand().await;
-        if !self.keeper.still_held(&self.scope, &self.slots).await? {
+        let held = self.keeper.still_held(&self.scope, &self.slots).await?;
+        failpoint::hit("relay.checked").await;
+        // A process that stood still may read an answer that is older than the lease.
+        if !held || !self.held.borrow().covers(&self.slots) {
             return self.fenced().await;
         }
         let mut marked = None;

@@ -56,6 +56,7 @@ impl fmt::Display for Plan {
 /// Between `relay.publishing` and the publish there is no check any more, so it is not among them.
 const FREEZABLE: &[&str] = &[
     "relay.claimed",
+    "relay.checked",
     "relay.published",
     "relay.marked",
     "consumer.received",
