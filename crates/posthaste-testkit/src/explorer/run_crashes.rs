@@ -15,7 +15,7 @@ use super::wait_quiet::{let_time_pass, quiet};
 use super::{Bench, Client, Finished, Plan, Run, Scenario, Setup, Transport, on_runtime, open};
 
 /// Short, so that the poll that finds what no signal announced comes soon.
-const LEASE: Duration = Duration::from_secs(1);
+pub(crate) const LEASE: Duration = Duration::from_secs(1);
 /// How long closing a file may take.
 const CLOSE: Duration = Duration::from_secs(30);
 /// How long a broker is away when nothing waits in the outbox that could be refused.

@@ -10,11 +10,12 @@ use anyhow::{Context, Result, anyhow};
 use posthaste::broker::memory::MemoryBroker;
 use posthaste::{Message, Store};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::check_invariants::{self, Rows};
 use super::plan_runs::relays_only;
 use super::probe_points::{Probe, install_crash, install_with};
-use super::run_crashes::{Role, Running, feed};
+use super::run_crashes::{LEASE, Role, Running, feed};
 use super::{Bench, Plan, Run, Scenario, Setup, Transport, join, lock, on_runtime};
 
 /// Makes the run in which a process freezes at the first hit of `point`.
@@ -112,6 +113,7 @@ async fn take_over(
     violations: &mut Vec<String>,
 ) -> Result<(bool, Rows)> {
     let happened = tokio::time::timeout(setup.limit, probe.reached()).await.is_ok();
+    let frozen = Instant::now();
     // Another task of the frozen process: between its last check and the publish a relay cannot be stopped.
     let hits = probe.hits();
     let count = |point| hits.get(point).copied().unwrap_or(0);
@@ -121,6 +123,8 @@ async fn take_over(
         violations.push(format!("taking over: {error}"));
     }
     let before = broker.map(MemoryBroker::published).unwrap_or_default();
+    // For the database time was made to pass; the frozen process goes by its own clock as well.
+    tokio::time::sleep_until(frozen + LEASE).await;
     drop(go_on);
     if let Err(error) = second.quiet(setup.limit).await {
         violations.push(format!("after the first process went on: {error}"));
