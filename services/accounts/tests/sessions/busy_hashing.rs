@@ -2,7 +2,7 @@
 
 use std::num::NonZero;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use futures_util::future::join_all;
 use posthaste_testkit::{Reply, wait_until};
 use serde_json::json;
@@ -14,9 +14,20 @@ use crate::stage::Stage;
 const OLD: &str = "50";
 /// Passes of new ones: whoever queues behind such a hash gets no turn in time.
 const NEW: &str = "500";
+const ROUNDS: usize = 5;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_right_password_is_no_failure_when_its_new_hash_gets_no_turn() -> Result<()> {
+    for _ in 0..ROUNDS {
+        if nobody_had_a_turn().await? {
+            return Ok(());
+        }
+    }
+    bail!("in each of {ROUNDS} rounds a new hash had its turn")
+}
+
+/// `false`: the machine was so busy with other things that a new hash had its turn, which says nothing.
+async fn nobody_had_a_turn() -> Result<bool> {
     let stage = Stage::open().await?;
     let house = House::open_with(&stage, &[("PASSWORD_HASH_PASSES", OLD)]).await?;
     for email in ["ann@example.com", "bob@example.com"] {
@@ -63,19 +74,29 @@ async fn a_right_password_is_no_failure_when_its_new_hash_gets_no_turn() -> Resu
         house.act_as(&bob, "PUT", "/api/v1/auth/password", &change),
         flood
     )?;
+    let kept = format!("users WHERE password_hash LIKE '%,t={OLD},%'");
+    if service.count(&kept).await? != 2 {
+        house.close().await?;
+        stage.finish().await?;
+        return Ok(false);
+    }
     ensure!(flood.iter().any(|reply| reply.status == 503), "{flood:?}");
     ensure!(ann.status == 200, "{ann:?}");
-    let kept = format!("users WHERE password_hash LIKE '%,t={OLD},%'");
-    ensure!(service.count(&kept).await? == 2, "nobody had a turn");
     ensure!(
         changed.status == 503 && changed.header("retry-after").is_some(),
         "{changed:?}"
     );
     // Its four failures are what they were, and it need not wait.
     let bobs = "login_attempts WHERE failures = 4 AND in_row = 4 AND blocked_until <= last_at";
-    ensure!(service.count(bobs).await? == 1 && service.count("login_attempts").await? == 1);
-    let wrong = house.act_as(&bob, "PUT", "/api/v1/auth/password", &guess).await?;
+    let (bobs, all) = (service.count(bobs).await?, service.count("login_attempts").await?);
+    ensure!(bobs == 1 && all == 1, "{bobs} of {all} as they were");
+    let wrong = wait_until("a turn", LIMIT, || async {
+        let reply = house.act_as(&bob, "PUT", "/api/v1/auth/password", &guess).await.ok()?;
+        (reply.status != 503).then_some(reply)
+    })
+    .await?;
     ensure!(wrong.status == 401, "looked at: {wrong:?}");
     house.close().await?;
-    stage.finish().await
+    stage.finish().await?;
+    Ok(true)
 }
