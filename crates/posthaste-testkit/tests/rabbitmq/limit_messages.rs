@@ -26,29 +26,13 @@ async fn one_message_that_is_too_large_holds_up_no_other() -> Result<()> {
         let text = "x".repeat(2_000);
         messages[n] = shop.message(&Sale { n: 1_000, text })?;
     }
-    let mut open: Vec<usize> = (0..100).collect();
-    for attempt in 1.. {
-        let confirmed = shop
-            .broker
-            .publish(open.iter().map(|n| messages[*n].clone()).collect())
-            .await;
-        let mut unknown = Vec::new();
-        for (n, result) in open.into_iter().zip(confirmed) {
-            match result {
-                Ok(()) => ensure!(!large.contains(&n), "{n} is too large"),
-                Err(BrokerError::TooLarge(_)) => ensure!(large.contains(&n), "{n} is not too large"),
-                // As the relay does: it is not known what became of it.
-                Err(other) if attempt < 3 => {
-                    eprintln!("{n}: {:?}", anyhow::Error::from(other));
-                    unknown.push(n);
-                }
-                Err(other) => return Err(anyhow::Error::from(other).context(n)),
-            }
+    let confirmed = shop.broker.publish(messages).await;
+    for (n, result) in confirmed.iter().enumerate() {
+        match result {
+            Ok(()) => ensure!(!large.contains(&n), "{n} is too large"),
+            Err(BrokerError::TooLarge(_)) => ensure!(large.contains(&n), "{n} is not too large"),
+            Err(other) => anyhow::bail!("{n}: {:?}", anyhow::Error::from(other.clone())),
         }
-        if unknown.is_empty() {
-            break;
-        }
-        open = unknown;
     }
     let engine = shop.sales();
     shop.wait_for(98).await?;
